@@ -1,0 +1,5 @@
+import sys
+
+from leasehold.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,65 @@
+"""Path patterns of rules, and what they compile to.
+
+A pattern starts with ``/``. ``*`` stands for one whole segment, ``**`` as the last segment for any rest (also
+none). Nothing else is special: metacharacters of other matchers are literal. Matching is over the canonical path.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()+,=:@%-]*\Z")
+
+
+def check_pattern(pattern: str) -> str:
+    """Return ``pattern`` or raise ``ValueError`` that says what is wrong with it."""
+    if not pattern.startswith("/"):
+        raise ValueError(f"path {pattern!a} must start with /")
+    segments = pattern[1:].split("/")
+    for i, segment in enumerate(segments):
+        last = i == len(segments) - 1
+        if segment == "**":
+            if not last:
+                raise ValueError(f"path {pattern!a}: ** may only be the last segment")
+        elif segment == "*":
+            continue
+        elif "*" in segment:
+            raise ValueError(f"path {pattern!a}: * stands for one whole segment")
+        elif segment in (".", ".."):
+            raise ValueError(f"path {pattern!a} is not canonical")
+        elif segment == "" and not last:
+            raise ValueError(f"path {pattern!a} has an empty segment")
+        elif not _SEGMENT.match(segment):
+            raise ValueError(f"path {pattern!a} has a character that a canonical path cannot have")
+    return pattern
+
+
+def to_regex(pattern: str) -> str:
+    """The RE2 expression that matches exactly the canonical paths of ``pattern`` (no query)."""
+    out = ""
+    for segment in check_pattern(pattern)[1:].split("/"):
+        if segment == "**":
+            return out + "(?:/.*)?" if out else "/.*"
+        out += "/" + ("[^/]+" if segment == "*" else re.escape(segment))
+    return out
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether the canonical ``path`` (no query) matches."""
+    return re.fullmatch(to_regex(pattern), path, re.DOTALL) is not None
+
+
+def within(narrow: str, wide: str) -> bool:
+    """Whether every path that ``narrow`` matches, ``wide`` matches too."""
+    a, b = narrow[1:].split("/"), wide[1:].split("/")
+    for i, segment in enumerate(b):
+        if segment == "**":
+            return True
+        if i >= len(a) or a[i] == "**":
+            return False
+        if segment == "*":
+            if a[i] == "":
+                return False
+        elif a[i] != segment:
+            return False
+    return len(a) == len(b)
