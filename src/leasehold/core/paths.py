@@ -1,14 +1,19 @@
 """Path patterns of rules, and what they compile to.
 
 A pattern starts with ``/``. ``*`` stands for one whole segment, ``**`` as the last segment for any rest (also
-none). Nothing else is special: metacharacters of other matchers are literal. Matching is over the canonical path.
+none). Nothing else is special: metacharacters of other matchers are literal. Matching is over the canonical path,
+without its query. What a wildcard stands for never holds an encoded slash, backslash, percent sign, NUL or line end,
+nor a segment like ``..;x``, because servers differ in what they make of them; a pattern that needs one spells it.
 """
 
 from __future__ import annotations
 
 import re
 
-_SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()+,=:@%-]*\Z")
+_SEGMENT = re.compile(r"(?:[A-Za-z0-9._~!$&'()+,;=:@-]|%[0-9A-Fa-f]{2})*\Z")
+
+_ENCODED = r"%(?:0[1-9bcefBCEF]|[1346-9a-fA-F][0-9a-fA-F]|2[0-46-9a-eA-E]|5[0-9abd-fABD-F])"
+_ANY_SEGMENT = rf"\.{{0,2}}(?:[^/%\\.;]|{_ENCODED})(?:[^/%\\]|{_ENCODED})*"
 
 
 def check_pattern(pattern: str) -> str:
@@ -39,8 +44,8 @@ def to_regex(pattern: str) -> str:
     out = ""
     for segment in check_pattern(pattern)[1:].split("/"):
         if segment == "**":
-            return out + "(?:/.*)?" if out else "/.*"
-        out += "/" + ("[^/]+" if segment == "*" else re.escape(segment))
+            return f"{out}(?:/{_ANY_SEGMENT})*/?" if out else f"/(?:{_ANY_SEGMENT}(?:/{_ANY_SEGMENT})*/?)?"
+        out += "/" + (_ANY_SEGMENT if segment == "*" else re.escape(segment))
     return out
 
 

@@ -1,0 +1,214 @@
+"""The egress of one node: compartments in, Envoy's configuration out, first uses answered (DESIGN 4, steps 4 to 9)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from envoy.service.accesslog.v3 import als_pb2
+from envoy.service.auth.v3 import external_auth_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf.message import Message
+
+from leasehold.core.errors import EgressError, LeaseholdError
+from leasehold.node.egress import clusters, snapshot
+from leasehold.node.egress.model import Denied, Leaf, Listen, Released, State, Upstream
+from leasehold.node.egress.ports import Authority, UsageSink
+from leasehold.node.egress.replies import error
+from leasehold.node.egress.usage import UsageLog
+from leasehold.node.egress.xds import Key, ResourceServer
+
+APPLY_TIMEOUT_S = 20.0
+
+
+@dataclass(slots=True)
+class _Compartment:
+    task: str
+    ports: dict[int, str]
+    upstreams: dict[str, Upstream]
+    states: dict[str, State]
+    trusted_ca: str
+    listeners: dict[Key, Any]
+    released: dict[str, Released] = field(default_factory=dict)
+    opening: dict[str, asyncio.Task[Released | Denied]] = field(default_factory=dict)
+
+
+class Egress:
+    """Serves one Envoy over a unix socket. Lives on one event loop."""
+
+    def __init__(self, authority: Authority, sink: UsageSink) -> None:
+        self._authority = authority
+        self._compartments: dict[str, _Compartment] = {}
+        self._by_upstream: dict[str, _Compartment] = {}
+        self._xds = ResourceServer()
+        self.usage = UsageLog(sink, self._cut_unlogged)
+        self._server: grpc.aio.Server | None = None
+
+    async def serve(self, socket: Path) -> None:
+        """Listen on ``socket``; its folder is private to this user."""
+        options = (("grpc.max_receive_message_length", 16 << 20), ("grpc.so_reuseport", 0))
+        server = grpc.aio.server(options=options)
+        server.add_generic_rpc_handlers(_handlers(self._xds, self._check, self.usage))
+        server.add_insecure_port(f"unix:{socket}")
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """End every access and stop serving."""
+        if self._server is not None:
+            await self._server.stop(grace=0)
+
+    async def open(
+        self,
+        task: str,
+        listen: Listen,
+        ports: Mapping[int, str],
+        upstreams: Sequence[Upstream],
+        leaves: Mapping[str, Leaf],
+        trusted_ca: str,
+    ) -> None:
+        """Build the compartment's snapshot whole, check it, push it, and wait until Envoy has it all (step 4)."""
+        states = {upstream.name: State.PENDING for upstream in upstreams}
+        changes = snapshot.listeners(task, listen, ports, upstreams, leaves)
+        routes = snapshot.routes(task, ports, upstreams, states)
+        compartment = _Compartment(
+            task=task,
+            ports=dict(ports),
+            upstreams={upstream.name: upstream for upstream in upstreams},
+            states=states,
+            trusted_ca=trusted_ca,
+            listeners=changes,
+        )
+        self._compartments[task] = compartment
+        self._by_upstream.update({upstream.name: compartment for upstream in upstreams})
+        try:
+            await self._xds.apply({**routes, **changes}, APPLY_TIMEOUT_S)
+        except BaseException:
+            self.close(task)
+            raise
+
+    def close(self, task: str) -> None:
+        """Take the compartment's listeners, routes, clusters and secrets away; open streams are cut (step 9)."""
+        compartment = self._compartments.pop(task, None)
+        if compartment is None:
+            return
+        for opening in compartment.opening.values():
+            opening.cancel()
+        gone: dict[Key, None] = dict.fromkeys(compartment.listeners)
+        gone |= dict.fromkeys(
+            snapshot.routes(task, compartment.ports, list(compartment.upstreams.values()), compartment.states)
+        )
+        for upstream in compartment.upstreams.values():
+            gone |= clusters.withdraw(upstream)
+            self._by_upstream.pop(upstream.name, None)
+        compartment.released.clear()
+        self._xds.update(gone)
+
+    async def refresh(self) -> None:
+        """Look the addresses of live upstreams up again; what changed is dialled anew."""
+        for compartment in list(self._compartments.values()):
+            for name, released in list(compartment.released.items()):
+                upstream = compartment.upstreams[name]
+                found = tuple(await self._authority.addresses(upstream))
+                if found and found != tuple(released.addresses) and name in compartment.released:
+                    await self._release(compartment, upstream, Released(addresses=found, secret=released.secret))
+
+    def _cut_unlogged(self, task: str) -> None:
+        self.close(task)
+
+    async def _release(self, compartment: _Compartment, upstream: Upstream, released: Released) -> None:
+        changes = clusters.release(upstream, released.addresses, released.secret, compartment.trusted_ca)
+        await self._xds.apply(changes, APPLY_TIMEOUT_S)
+        compartment.released[upstream.name] = released
+
+    async def _first_use(self, compartment: _Compartment, upstream: Upstream) -> Released | Denied:
+        answer = await self._authority.first_use(compartment.task, upstream)
+        if isinstance(answer, Denied):
+            return answer
+        if (answer.secret is None) != (upstream.credential is None):
+            raise EgressError("a credential was expected and none came", hint="this is a defect; please report it")
+        await self._release(compartment, upstream, answer)
+        compartment.states[upstream.name] = State.LIVE
+        # Only from here the route stops asking; requests that wait now go on through the cluster that Envoy has.
+        self._xds.update(self._table(compartment, upstream))
+        return answer
+
+    def _table(self, compartment: _Compartment, upstream: Upstream) -> dict[Key, Any]:
+        port = upstream.destination.port
+        here = [u for u in compartment.upstreams.values() if u.destination == upstream.destination]
+        if upstream.destination.scheme == "http":
+            here = [u for u in compartment.upstreams.values() if u.destination.port == port]
+        return snapshot.routes(compartment.task, {port: upstream.destination.scheme}, here, compartment.states)
+
+    async def _check(self, request: external_auth_pb2.CheckRequest, _context: Any) -> external_auth_pb2.CheckResponse:
+        """ext_authz: the first requests to an upstream wait here for one decision (step 6)."""
+        name = request.attributes.context_extensions.get("upstream", "")
+        compartment = self._by_upstream.get(name)
+        if compartment is None:
+            return _answer(Denied(code="access-ended", message="Access has ended.", hint="Start a new task."))
+        upstream = compartment.upstreams[name]
+        if compartment.states[name] is State.LIVE:
+            return _answer(compartment.released[name])
+        opening = compartment.opening.get(name)
+        if opening is None:
+            opening = asyncio.create_task(self._first_use(compartment, upstream))
+            compartment.opening[name] = opening
+            opening.add_done_callback(lambda _: compartment.opening.pop(name, None))
+        try:
+            # One caller that gives up must not take the decision from the others.
+            return _answer(await asyncio.shield(opening))
+        except LeaseholdError as e:
+            return _answer(Denied(code=e.code, message=e.message, hint=e.hint, status=503))
+        except Exception:
+            denied = Denied(code="internal", message="The broker failed.", hint="Ask the operator to look.", status=503)
+        return _answer(denied)
+
+
+def _answer(answer: Released | Denied) -> external_auth_pb2.CheckResponse:
+    response = external_auth_pb2.CheckResponse()
+    if isinstance(answer, Released):
+        response.status.code = 0
+        response.ok_response.SetInParent()
+        return response
+    response.status.code = 7  # PERMISSION_DENIED
+    denied = response.denied_response
+    denied.status.code = answer.status
+    denied.body = json.dumps(error(answer.code, answer.message, answer.hint))
+    for key, value in (("content-type", "application/json"), ("x-leasehold-decision", f"deny; code={answer.code}")):
+        denied.headers.add(header={"key": key, "value": value})
+    return response
+
+
+def _handlers(xds: ResourceServer, check: Any, usage: UsageLog) -> tuple[grpc.GenericRpcHandler, ...]:
+    def reply(message: Message) -> bytes:
+        return message.SerializeToString()
+
+    return (
+        grpc.method_handlers_generic_handler(
+            "envoy.service.discovery.v3.AggregatedDiscoveryService",
+            {
+                "DeltaAggregatedResources": grpc.stream_stream_rpc_method_handler(
+                    xds.serve, discovery_pb2.DeltaDiscoveryRequest.FromString, reply
+                )
+            },
+        ),
+        grpc.method_handlers_generic_handler(
+            "envoy.service.auth.v3.Authorization",
+            {"Check": grpc.unary_unary_rpc_method_handler(check, external_auth_pb2.CheckRequest.FromString, reply)},
+        ),
+        grpc.method_handlers_generic_handler(
+            "envoy.service.accesslog.v3.AccessLogService",
+            {
+                "StreamAccessLogs": grpc.stream_unary_rpc_method_handler(
+                    usage.serve, als_pb2.StreamAccessLogsMessage.FromString, reply
+                )
+            },
+        ),
+    )
+
+

@@ -1,0 +1,346 @@
+"""From a compartment to Envoy's resources: listeners, routes, clusters, secrets. Pure: records in, messages out.
+
+One filter chain and one route table for each name, one cluster for each credential and destination (DESIGN 4, step 4).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, grpc_service_pb2, protocol_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.access_loggers.grpc.v3 import als_pb2
+from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
+from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
+from envoy.type.matcher.v3 import regex_pb2, string_pb2
+from google.protobuf.any_pb2 import Any as AnyProto
+from google.protobuf.message import Message
+
+from leasehold.core.limits import LIMITS
+from leasehold.core.model import DEFAULT_METHODS, Rule
+from leasehold.core.paths import to_regex
+from leasehold.node.egress.model import Destination, Leaf, Listen, State, Upstream
+from leasehold.node.egress.replies import denial_body, local_replies
+from leasehold.node.egress.scrub import CREDENTIAL_HEADERS
+from leasehold.node.egress.xds import LISTENER, ROUTE, Key
+
+BROKER_CLUSTER = "leasehold-broker"
+TASK_STATE = "leasehold.task"
+LOG_NAME = "leasehold"
+AUTHZ_FILTER = "leasehold.authz"
+AUTHZ_TIMEOUT_S = 330
+STREAM_IDLE_S = 4000
+OVERRIDE_HEADERS = ("x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url")
+
+
+def pack(message: Message) -> AnyProto:
+    """Wrap a message in ``Any``."""
+    packed = AnyProto()
+    packed.Pack(message, deterministic=True)
+    return packed
+
+
+def listener_name(task: str, port: int) -> str:
+    return f"{task}/{port}"
+
+
+def route_name(task: str, destination: Destination | None, port: int) -> str:
+    """The route table of one name; ``None`` is the plain HTTP table of a port."""
+    return f"{task}/{destination.host}:{port}" if destination else f"{task}/:{port}"
+
+
+def listeners(
+    task: str, listen: Listen, ports: Mapping[int, str], upstreams: Sequence[Upstream], leaves: Mapping[str, Leaf]
+) -> dict[Key, Any]:
+    """The listeners of a compartment. ``ports``: port to scheme; ``leaves``: host to certificate."""
+    found: dict[Key, Any] = {}
+    for port, scheme in ports.items():
+        name = listener_name(task, port)
+        message = listener_pb2.Listener(
+            name=name,
+            address=_address(listen, port),
+            per_connection_buffer_limit_bytes={"value": 1 << 20},
+            bind_to_port={"value": True},
+            access_log=[_access_log(tcp=True)],
+            listener_filters=[{"name": "task", "typed_config": _task_state(task)}],
+        )
+        if scheme == "https":
+            message.listener_filters.add(
+                name="tls", typed_config=pack(tls_inspector_pb2.TlsInspector(enable_ja3_fingerprinting={"value": False}))
+            )
+            for destination in sorted({u.destination for u in upstreams}, key=lambda d: d.host):
+                if (destination.scheme, destination.port) == ("https", port):
+                    message.filter_chains.append(_tls_chain(task, destination, leaves[destination.host]))
+        else:
+            message.filter_chains.append(_plain_chain(task, port))
+        found[(LISTENER, name)] = message
+    return found
+
+
+def routes(
+    task: str, ports: Mapping[int, str], upstreams: Sequence[Upstream], states: Mapping[str, State]
+) -> dict[Key, Any]:
+    """All route tables of a compartment. ``states``: upstream name to state."""
+    found: dict[Key, Any] = {}
+    for port, scheme in ports.items():
+        here = [u for u in upstreams if (u.destination.scheme, u.destination.port) == (scheme, port)]
+        hosts: dict[Destination, list[Upstream]] = {}
+        for upstream in here:
+            hosts.setdefault(upstream.destination, []).append(upstream)
+        virtual_hosts = [_virtual_host(d, members, states) for d, members in hosts.items()]
+        if scheme == "http":
+            name = route_name(task, None, port)
+            found[(ROUTE, name)] = _table(name, [*virtual_hosts, _unknown_host("host-not-allowed", 403)])
+            continue
+        for destination, virtual_host in zip(hosts, virtual_hosts, strict=True):
+            name = route_name(task, destination, port)
+            found[(ROUTE, name)] = _table(name, [virtual_host, _unknown_host("misdirected-request", 421)])
+    return found
+
+
+def _table(name: str, virtual_hosts: Sequence[route_components_pb2.VirtualHost]) -> route_pb2.RouteConfiguration:
+    return route_pb2.RouteConfiguration(
+        name=name, virtual_hosts=virtual_hosts, validate_clusters={"value": False}, ignore_port_in_host_matching=False
+    )
+
+
+def _address(listen: Listen, port: int) -> address_pb2.Address:
+    if listen.netns is None:
+        return address_pb2.Address(pipe={"path": listen.sockets[port], "mode": 0o600})
+    return address_pb2.Address(
+        socket_address={"address": "::", "ipv4_compat": True, "port_value": port, "network_namespace_filepath": listen.netns}
+    )
+
+
+def _tls_chain(task: str, destination: Destination, leaf: Leaf) -> listener_components_pb2.FilterChain:
+    tls = tls_pb2.DownstreamTlsContext(
+        common_tls_context=tls_pb2.CommonTlsContext(
+            tls_params={"tls_minimum_protocol_version": common_pb2.TlsParameters.TLSv1_2},
+            tls_certificates=[
+                common_pb2.TlsCertificate(
+                    certificate_chain={"inline_bytes": leaf.chain}, private_key={"inline_bytes": leaf.key.reveal()}
+                )
+            ],
+            alpn_protocols=["h2", "http/1.1"],
+        )
+    )
+    return listener_components_pb2.FilterChain(
+        name=destination.host,
+        filter_chain_match={"server_names": [destination.host], "transport_protocol": "tls"},
+        transport_socket={"name": "tls", "typed_config": pack(tls)},
+        filters=[_connection_manager(task, route_name(task, destination, destination.port))],
+    )
+
+
+def _plain_chain(task: str, port: int) -> listener_components_pb2.FilterChain:
+    return listener_components_pb2.FilterChain(
+        name="plain", filters=[_connection_manager(task, route_name(task, None, port))]
+    )
+
+
+def _ads() -> config_source_pb2.ConfigSource:
+    return config_source_pb2.ConfigSource(ads={}, resource_api_version=config_source_pb2.V3)
+
+
+def _grpc(timeout_s: int | None = None) -> grpc_service_pb2.GrpcService:
+    service = grpc_service_pb2.GrpcService(envoy_grpc={"cluster_name": BROKER_CLUSTER})
+    if timeout_s is not None:
+        service.timeout.seconds = timeout_s
+    return service
+
+
+def _task_state(task: str) -> AnyProto:
+    """Mark each connection with its task, so that one stream of access logs serves all compartments."""
+    value = {
+        "object_key": TASK_STATE,
+        "factory_key": "envoy.string",
+        "format_string": {"text_format_source": {"inline_string": task}},
+    }
+    # The listener's filter has no class in xds-protos; the network filter's message has the same field and number.
+    same = set_filter_state_pb2.Config(on_new_connection=[value])
+    return AnyProto(
+        type_url="type.googleapis.com/envoy.extensions.filters.listener.set_filter_state.v3.Config",
+        value=same.SerializeToString(deterministic=True),
+    )
+
+
+def _access_log(*, tcp: bool = False) -> AccessLog:
+    common = als_pb2.CommonGrpcAccessLogConfig(
+        log_name=LOG_NAME,
+        grpc_service=_grpc(),
+        filter_state_objects_to_log=[TASK_STATE],
+        transport_api_version=config_source_pb2.V3,
+        buffer_flush_interval={"nanos": 200_000_000},
+        buffer_size_bytes={"value": 1 << 18},
+    )
+    config = (als_pb2.TcpGrpcAccessLogConfig if tcp else als_pb2.HttpGrpcAccessLogConfig)(common_config=common)
+    return AccessLog(name="tcp" if tcp else "http", typed_config=pack(config))
+
+
+def _connection_manager(task: str, table: str) -> listener_components_pb2.Filter:
+    manager = hcm_pb2.HttpConnectionManager(
+        stat_prefix=task,
+        codec_type=hcm_pb2.HttpConnectionManager.AUTO,
+        rds={"config_source": _ads(), "route_config_name": table},
+        http_filters=[
+            hcm_pb2.HttpFilter(name=AUTHZ_FILTER, typed_config=pack(_authz())),
+            hcm_pb2.HttpFilter(name="router", typed_config=pack(router_pb2.Router(suppress_envoy_headers=True))),
+        ],
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
+            idle_timeout={"seconds": STREAM_IDLE_S},
+            max_headers_count={"value": LIMITS.request_headers_max},
+            headers_with_underscores_action=protocol_pb2.HttpProtocolOptions.REJECT_REQUEST,
+        ),
+        http2_protocol_options=protocol_pb2.Http2ProtocolOptions(
+            max_concurrent_streams={"value": 256},
+            initial_stream_window_size={"value": 1 << 20},
+            initial_connection_window_size={"value": 1 << 23},
+        ),
+        max_request_headers_kb={"value": LIMITS.request_headers_kb_max},
+        request_headers_timeout={"seconds": 60},
+        stream_idle_timeout={"seconds": STREAM_IDLE_S},
+        delayed_close_timeout={"seconds": 1},
+        server_header_transformation=hcm_pb2.HttpConnectionManager.PASS_THROUGH,
+        normalize_path={"value": True},
+        merge_slashes=True,
+        path_with_escaped_slashes_action=hcm_pb2.HttpConnectionManager.KEEP_UNCHANGED,
+        strip_trailing_host_dot=True,
+        use_remote_address={"value": False},
+        skip_xff_append=True,
+        generate_request_id={"value": False},
+        upgrade_configs=[hcm_pb2.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket", enabled={"value": False})],
+        local_reply_config=local_replies(),
+        access_log=[_access_log()],
+    )
+    return listener_components_pb2.Filter(name="http", typed_config=pack(manager))
+
+
+def _authz() -> ext_authz_pb2.ExtAuthz:
+    return ext_authz_pb2.ExtAuthz(
+        grpc_service=_grpc(AUTHZ_TIMEOUT_S),
+        transport_api_version=config_source_pb2.V3,
+        failure_mode_allow=False,
+        status_on_error={"code": 503},
+        clear_route_cache=False,
+        allowed_headers={"patterns": [string_pb2.StringMatcher(exact=":authority")]},
+    )
+
+
+def _unknown_host(code: str, status: int) -> route_components_pb2.VirtualHost:
+    return route_components_pb2.VirtualHost(name="other", domains=["*"], routes=[_deny("deny/host", code, status)])
+
+
+def _virtual_host(
+    destination: Destination, upstreams: Sequence[Upstream], states: Mapping[str, State]
+) -> route_components_pb2.VirtualHost:
+    """Routes in the order: what is refused whoever asks, the rules, the denial that says what the rules are."""
+    found = [
+        _deny("deny/override", "method-override", 403, headers=[{"name": name, "present_match": True}])
+        for name in OVERRIDE_HEADERS
+    ]
+    for upstream in upstreams:
+        for rule in upstream.rules:
+            found += [_allow(upstream, states[upstream.name], rule, match) for match in _matches(rule)]
+    rules = [rule for upstream in upstreams for rule in upstream.rules]
+    found.append(_deny("deny/rule", "rule-not-allowed", 403, destination=destination, rules=rules))
+    domains = [destination.host, f"{destination.host}:{destination.port}"]
+    return route_components_pb2.VirtualHost(name=destination.host, domains=domains, routes=found)
+
+
+def _deny(
+    name: str,
+    code: str,
+    status: int,
+    *,
+    headers: Sequence[Mapping[str, Any]] = (),
+    destination: Destination | None = None,
+    rules: Sequence[Rule] = (),
+) -> route_components_pb2.Route:
+    return route_components_pb2.Route(
+        name=name,
+        match=route_components_pb2.RouteMatch(
+            prefix="/", headers=[route_components_pb2.HeaderMatcher(**h) for h in headers]
+        ),
+        direct_response={"status": status, "body": {"inline_string": json.dumps(denial_body(code, destination, rules))}},
+        response_headers_to_add=[
+            base_pb2.HeaderValueOption(header={"key": k, "value": v}, append_action="OVERWRITE_IF_EXISTS_OR_ADD")
+            for k, v in (("content-type", "application/json"), ("x-leasehold-decision", f"deny; code={code}"))
+        ],
+        typed_per_filter_config={AUTHZ_FILTER: pack(ext_authz_pb2.ExtAuthzPerRoute(disabled=True))},
+    )
+
+
+def _matches(rule: Rule) -> list[route_components_pb2.RouteMatch]:
+    """The matches of one rule, over the canonical path and the method."""
+    if rule.git is not None:
+        repository = f"/{re.escape(rule.git.repository.removesuffix('.git'))}(?:\\.git)?"
+        services = ["git-upload-pack"] + (["git-receive-pack"] if rule.git.access == "write" else [])
+        # The whole :path is matched: a second `service` parameter must not tell the server something else.
+        return [
+            match
+            for service in services
+            for match in (
+                _match(("GET",), target=f"{repository}/info/refs\\?service={service}"),
+                _match(("POST",), target=f"{repository}/{service}"),
+            )
+        ]
+    methods = rule.methods or DEFAULT_METHODS
+    if rule.websocket:
+        methods = ("GET",)
+    if not rule.paths:
+        return [_match(methods)]
+    return [_match(methods, path=to_regex(pattern)) for pattern in rule.paths]
+
+
+def _match(
+    methods: Sequence[str], *, path: str | None = None, target: str | None = None
+) -> route_components_pb2.RouteMatch:
+    headers = [_regex_header(":method", "|".join(methods))]
+    if target is not None:
+        headers.append(_regex_header(":path", target))
+    where = {"safe_regex": regex_pb2.RegexMatcher(regex=path)} if path is not None else {"prefix": "/"}
+    return route_components_pb2.RouteMatch(headers=headers, **where)
+
+
+def _regex_header(name: str, regex: str) -> route_components_pb2.HeaderMatcher:
+    return route_components_pb2.HeaderMatcher(
+        name=name, string_match=string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=regex))
+    )
+
+
+def _allow(
+    upstream: Upstream, state: State, rule: Rule, match: route_components_pb2.RouteMatch
+) -> route_components_pb2.Route:
+    name = f"allow/{upstream.name}"
+    if state is State.CLOSED:
+        closed = _deny(f"closed/{upstream.name}", "access-ended", 403)
+        closed.match.CopyFrom(match)
+        return closed
+    action = route_components_pb2.RouteAction(
+        cluster=upstream.name,
+        timeout={"seconds": 0},
+        host_rewrite_literal=upstream.destination.authority,
+        cluster_not_found_response_code=route_components_pb2.RouteAction.SERVICE_UNAVAILABLE,
+    )
+    if upstream.websocket:
+        action.upgrade_configs.add(upgrade_type="websocket", enabled={"value": True})
+    if state is State.LIVE:
+        authz = ext_authz_pb2.ExtAuthzPerRoute(disabled=True)
+    else:
+        authz = ext_authz_pb2.ExtAuthzPerRoute(check_settings={"context_extensions": {"upstream": upstream.name}})
+    return route_components_pb2.Route(
+        name=name,
+        match=match,
+        route=action,
+        request_headers_to_remove=CREDENTIAL_HEADERS if upstream.credential else (),
+        typed_per_filter_config={AUTHZ_FILTER: pack(authz)},
+    )
