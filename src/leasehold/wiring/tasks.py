@@ -1,0 +1,330 @@
+"""Tasks on one host: from a launcher's request to a live compartment, and to its end (DESIGN 4)."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from leasehold.broker.audit.log import AuditLog
+from leasehold.broker.audit.model import Event, Outcome
+from leasehold.broker.lease.model import Refusal
+from leasehold.broker.lease.service import Leases
+from leasehold.core.errors import GrantRefused
+from leasehold.core.model import Rule, TaskPlan
+from leasehold.core.secret import Secret
+from leasehold.node.egress.certificates import CompartmentCA
+from leasehold.node.egress.model import Denied, Leaf, Listen, Released, Upstream, upstreams
+from leasehold.node.egress.ports import Use
+from leasehold.node.egress.replies import describe
+from leasehold.node.egress.scrub import secret_header_value
+from leasehold.node.egress.service import Egress
+from leasehold.node.guard.canaries import new_canary
+from leasehold.wiring.resolver import resolve
+
+_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
+_SYNTHETIC = ipaddress.ip_address("198.18.0.2")
+_RECONCILE_S = 3.0
+
+
+@dataclass(slots=True)
+class Task:
+    """One open task, as the daemon knows it. Times are Unix seconds."""
+
+    id: str
+    plan: TaskPlan
+    uid: int
+    opened: float
+    deadline: float
+    netns_fd: int | None
+    sockets: dict[int, str]
+    environment: dict[str, Secret] = field(default_factory=dict)
+    upstreams: dict[str, Upstream] = field(default_factory=dict)
+    canaries: dict[str, str] = field(default_factory=dict)
+    used: Counter[str] = field(default_factory=Counter)
+    first_use: dict[str, float] = field(default_factory=dict)
+    denied: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    end_reason: str = ""
+    alarm: str = ""
+
+
+class Tasks:
+    """Opens and closes tasks; the egress asks it (``Authority``) and tells it what was used (``UsageSink``)."""
+
+    def __init__(
+        self, *, runtime: Path, audit: AuditLog, leases: Leases, clock: Callable[[], float], counter: Any
+    ) -> None:
+        self._runtime = runtime
+        self._audit = audit
+        self._leases = leases
+        self._clock = clock
+        self._counter = counter
+        self.egress: Egress | None = None
+        self.open_tasks: dict[str, Task] = {}
+
+    def _egress(self) -> Egress:
+        assert self.egress is not None
+        return self.egress
+
+    async def open(
+        self, plan: TaskPlan, *, uid: int, netns_fd: int | None, environment: Mapping[str, Secret], java: bool
+    ) -> tuple[Task, dict[str, Any]]:
+        """Steps 2 and 4: the task is recorded, its snapshot is built and acknowledged. Returns it and the reply."""
+        now = self._clock()
+        rules = _rules(plan)
+        ports = _ports(rule for _, rule in rules)
+        task = Task(
+            id=self._new_id(),
+            plan=plan,
+            uid=uid,
+            opened=now,
+            deadline=now + plan.ttl_s,
+            netns_fd=netns_fd,
+            sockets={} if netns_fd is not None else self._sockets(ports),
+            environment=dict(environment),
+        )
+        for port in list(task.sockets):
+            task.sockets[port] = task.sockets[port].replace("@", task.id)
+        task.upstreams = {upstream.name: upstream for upstream in upstreams(task.id, rules)}
+        names = sorted({rule.host for _, rule in rules})
+        authority = CompartmentCA.create(names, datetime.datetime.fromtimestamp(now, datetime.UTC), plan.ttl_s)
+        leaves = {name: Leaf(chain=chain, key=key) for name in names for chain, key in [authority.leaf(name)]}
+        self._audit.append(
+            Event.TASK_OPENED,
+            outcome=Outcome.ALLOWED,
+            task=task.id,
+            agent_class=plan.agent_class.value,
+            uid=uid,
+            purpose=plan.purpose,
+            profile=plan.profile,
+            workspace=plan.workspace,
+            ttl_s=plan.ttl_s,
+            credentials=[credential.name for credential in plan.credentials],
+        )
+        self.open_tasks[task.id] = task
+        self._leases.open(task.id, plan.agent_class, task.deadline)
+        listen = Listen(
+            netns=f"/proc/{os.getpid()}/fd/{netns_fd}" if netns_fd is not None else None, sockets=task.sockets
+        )
+        try:
+            await self._egress().open(
+                task.id, listen, ports, list(task.upstreams.values()), leaves, plan.network.upstream_ca
+            )
+        except BaseException:
+            await self.close(task, reason="did not start", exit_code=None)
+            raise
+        task.canaries = {p.variable: new_canary(p.variable) for p in plan.placeholders}
+        return task, self._reply(task, names, ports, authority, java)
+
+    async def close(self, task: Task, *, reason: str, exit_code: int | None) -> dict[str, Any]:
+        """Step 9: deny, cut, forget, reconcile, record. Returns the summary; safe to call once more."""
+        if self.open_tasks.pop(task.id, None) is None:
+            return {}
+        task.end_reason = reason
+        task.ended.set()
+        total = await self._counter(task.id)
+        self._egress().close(task.id)
+        leases = self._leases.close(task.id)
+        if task.netns_fd is not None:
+            os.close(task.netns_fd)
+        for path in task.sockets.values():
+            Path(path).unlink(missing_ok=True)
+        await self._reconcile(task, total)
+        summary = self._summary(task, [lease.credential for lease in leases], exit_code)
+        self._audit.append(
+            Event.TASK_CLOSED,
+            outcome=Outcome.FAILED if task.alarm else Outcome.DONE,
+            task=task.id,
+            reason=reason,
+            exit_code=exit_code,
+            requests=sum(task.used.values()),
+            denied=sum(task.denied.values()),
+        )
+        return summary
+
+    async def first_use(self, task: str, upstream: Upstream) -> Released | Denied:
+        """Step 6, for :class:`~leasehold.node.egress.ports.Authority`."""
+        found = self.open_tasks.get(task)
+        if found is None:
+            return Denied(code="access-ended", message="The task has ended.", hint="Start a new one.")
+        secret: Secret | None = None
+        if upstream.credential is not None:
+            credential = next(c for c in found.plan.credentials if c.name == upstream.credential)
+            answer = await self._leases.first_use(task, credential)
+            if isinstance(answer, Refusal):
+                return Denied(code=answer.code, message=answer.message, hint=answer.hint)
+            if upstream.inject is None:
+                raise GrantRefused(f"{credential.name} has no way of delivery", hint="add inject to its endpoint")
+            secret = secret_header_value(upstream.inject, answer.secret)
+            found.first_use.setdefault(credential.name, self._clock())
+        addresses = await self.addresses(upstream)
+        if not addresses:
+            return Denied(
+                code="upstream-address-refused",
+                message=f"{upstream.destination.host} has no address that may be dialled.",
+                hint="It does not resolve, or only to private addresses: name it under [network] allow_private.",
+                status=503,
+            )
+        return Released(addresses=addresses, secret=secret)
+
+    async def addresses(self, upstream: Upstream) -> Sequence[str]:
+        """For :class:`~leasehold.node.egress.ports.Authority`."""
+        task = self.open_tasks.get(upstream.name.partition("/")[0])
+        if task is None:
+            return ()
+        return await resolve(upstream.destination.host, upstream.destination.port, task.plan.network)
+
+    def record(self, uses: Sequence[Use]) -> None:
+        """For :class:`~leasehold.node.egress.ports.UsageSink`: audit first, then count."""
+        self._audit.append_many([_event(use, self._upstream(use)) for use in uses])
+        for use in uses:
+            task = self.open_tasks.get(use.task)
+            if task is None:
+                continue
+            upstream = self._upstream(use)
+            if upstream is not None and not use.reason:
+                task.used[upstream.credential or upstream.destination.host] += use.count
+            else:
+                target = use.target.partition("?")[0]
+                task.denied[(use.method, use.host, target, use.reason)] += use.count
+
+    def _upstream(self, use: Use) -> Upstream | None:
+        task = self.open_tasks.get(use.task)
+        return task.upstreams.get(use.upstream) if task else None
+
+    async def _reconcile(self, task: Task, total: int | None) -> None:
+        """Every request that Envoy counted must have come as a record; a missing one is an alarm."""
+        usage = self._egress().usage
+        until = self._clock() + _RECONCILE_S
+        while total is not None and usage.counts[task.id] < total and self._clock() < until:
+            await asyncio.sleep(0.02)
+        seen = usage.counts.pop(task.id, 0)
+        if total is None or seen < total:
+            task.alarm = f"Envoy counted {'?' if total is None else total} requests, {seen} were recorded"
+            self._audit.append(
+                Event.USAGE_MISMATCH, outcome=Outcome.FAILED, task=task.id, counted=total, recorded=seen
+            )
+
+    def _new_id(self) -> str:
+        while True:
+            name = "".join(secrets.choice(_ALPHABET) for _ in range(6))
+            if name not in self.open_tasks:
+                return name
+
+    def _sockets(self, ports: Mapping[int, str]) -> dict[int, str]:
+        return {port: str(self._runtime / f"@-{port}.sock") for port in ports}
+
+    def _reply(
+        self, task: Task, names: Sequence[str], ports: Mapping[int, str], authority: CompartmentCA, java: bool
+    ) -> dict[str, Any]:
+        import base64
+
+        plan = task.plan
+        return {
+            "ok": True,
+            "task": task.id,
+            "names": {name: str(_SYNTHETIC + i) for i, name in enumerate(names)},
+            "ports": list(ports),
+            "sockets": {str(port): path for port, path in task.sockets.items()},
+            "ca_pem": authority.pem.decode(),
+            "truststore_b64": base64.b64encode(authority.truststore()).decode() if java else None,
+            "placeholders": task.canaries,
+            "expires_in_s": plan.ttl_s,
+            "class": plan.agent_class.value,
+            "grants": [
+                {
+                    "name": c.name,
+                    "role": c.role.value,
+                    "environment": c.environment.value,
+                    "lines": [describe(rule) for rule in c.endpoints],
+                    "when": "on first use",
+                }
+                for c in plan.credentials
+            ],
+            "hosts": [describe(rule) for rule in plan.hosts],
+            "sandbox": {
+                "hide": plan.sandbox.hide,
+                "read_only": plan.sandbox.read_only,
+                "tools": plan.sandbox.tools,
+                "env": plan.sandbox.env,
+            },
+        }
+
+    def _summary(self, task: Task, leased: Sequence[str], exit_code: int | None) -> dict[str, Any]:
+        now = self._clock()
+        return {
+            "task": task.id,
+            "class": task.plan.agent_class.value,
+            "exit_code": exit_code,
+            "reason": task.end_reason,
+            "duration_s": round(now - task.opened, 3),
+            "credentials": [
+                {
+                    "name": c.name,
+                    "requests": task.used[c.name],
+                    "first_use": task.first_use.get(c.name),
+                    "ended": now,
+                    "revocability": "stops-being-injected" if c.name in leased else "never-issued",
+                }
+                for c in task.plan.credentials
+            ],
+            "hosts": [
+                {"host": host, "requests": task.used[host]} for host in sorted({rule.host for rule in task.plan.hosts})
+            ],
+            "denied": [
+                {"method": method, "host": host, "path": path, "reason": reason, "count": count}
+                for (method, host, path, reason), count in task.denied.most_common(50)
+            ],
+            "alarm": task.alarm,
+            "secrets_exposed": 0,
+        }
+
+
+def _rules(plan: TaskPlan) -> list[tuple[str | None, Rule]]:
+    """Credentials first: where a credential's rule matches, it is used."""
+    return [(c.name, rule) for c in plan.credentials for rule in c.endpoints] + [(None, rule) for rule in plan.hosts]
+
+
+def _ports(rules: Any) -> dict[int, str]:
+    """Port to scheme; 443 and 80 are always there, so that a denial can be explained."""
+    ports = {443: "https", 80: "http"}
+    for rule in rules:
+        if ports.setdefault(rule.port, rule.scheme) != rule.scheme:
+            raise GrantRefused(
+                f"port {rule.port} is used with https and with http", hint="give one of the hosts another port"
+            )
+    return ports
+
+
+def _event(use: Use, upstream: Upstream | None) -> dict[str, Any]:
+    row = {
+        "host": use.host,
+        "method": use.method,
+        "target": use.target,
+        "status": use.status,
+        "count": use.count,
+        "first": use.first,
+        "last": use.last,
+        "received": use.received,
+        "sent": use.sent,
+    }
+    if upstream is not None and not use.reason:
+        return {
+            "event": Event.CREDENTIAL_USED if upstream.credential else Event.HOST_USED,
+            "outcome": Outcome.ALLOWED,
+            "task": use.task,
+            "credential": upstream.credential,
+            **row,
+        }
+    event = Event.REQUEST_DENIED if use.method else Event.CONNECTION_DENIED
+    return {"event": event, "outcome": Outcome.DENIED, "task": use.task, "reason": use.reason, **row}
+
+
