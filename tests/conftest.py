@@ -1,0 +1,49 @@
+"""Fixtures with real parts, for every folder of tests. Nothing starts, or is imported, before a test asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from servers.harness import Leasehold
+    from servers.people import Person
+    from servers.upstreams import Upstreams
+
+
+@pytest.fixture(scope="session")
+def upstreams() -> Iterator[Upstreams]:
+    """The real servers; each starts when a test first uses it."""
+    from servers.upstreams import Upstreams
+
+    with Upstreams() as up:
+        yield up
+
+
+@pytest.fixture(scope="session")
+def ordinary_user() -> Iterator[Person]:
+    """A user of this machine who is not root, for this session."""
+    from servers.people import ordinary_user
+
+    with ordinary_user() as person:
+        yield person
+
+
+@pytest.fixture(scope="module")
+def leasehold(upstreams: Upstreams) -> Iterator[Leasehold]:
+    """The product, run by root, with every credential of the upstreams. What it leaves behind is an error."""
+    from servers.harness import Leasehold
+
+    with Leasehold(upstreams) as harness:
+        yield harness
+
+
+@pytest.fixture(scope="module")
+def leasehold_of_user(upstreams: Upstreams, ordinary_user: Person) -> Iterator[Leasehold]:
+    """The same, run by an ordinary user."""
+    from servers.harness import Leasehold
+
+    with Leasehold(upstreams, person=ordinary_user) as harness:
+        yield harness
