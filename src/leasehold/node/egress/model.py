@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from leasehold.core.model import Inject, Rule
 from leasehold.core.secret import Secret
 
+BROKER_CLUSTER = "leasehold-broker"
+"""Envoy's name for the socket that serves its configuration, decisions and access log."""
+
 
 class State(enum.Enum):
     """``PENDING`` asks the broker at the next request, ``LIVE`` passes, ``CLOSED`` denies."""

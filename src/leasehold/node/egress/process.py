@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leasehold.core.errors import EgressError
-from leasehold.node.egress.snapshot import BROKER_CLUSTER
+from leasehold.node.egress.model import BROKER_CLUSTER
 
 
 def envoy_binary() -> Path:

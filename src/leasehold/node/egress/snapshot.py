@@ -28,12 +28,11 @@ from google.protobuf.message import Message
 from leasehold.core.limits import LIMITS
 from leasehold.core.model import DEFAULT_METHODS, Rule
 from leasehold.core.paths import to_regex
-from leasehold.node.egress.model import Destination, Leaf, Listen, State, Upstream
+from leasehold.node.egress.model import BROKER_CLUSTER, Destination, Leaf, Listen, State, Upstream
 from leasehold.node.egress.replies import denial_body, local_replies
 from leasehold.node.egress.scrub import CREDENTIAL_HEADERS
 from leasehold.node.egress.xds import LISTENER, ROUTE, Key
 
-BROKER_CLUSTER = "leasehold-broker"
 TASK_STATE = "leasehold.task"
 LOG_NAME = "leasehold"
 AUTHZ_FILTER = "leasehold.authz"
