@@ -6,14 +6,13 @@ import json
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from leasehold.node.egress.process import envoy_binary
-
 from benchmarks.upstream import HOST, Upstream, wait_for
+from leasehold.node.egress.process import envoy_binary
 
 TOKEN = "bench-credential-0123456789abcdef"  # noqa: S105  # made up; nothing accepts it
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +52,14 @@ def mitmproxy(upstream: Upstream, folder: Path, port: int) -> Iterator[Contender
     addon.write_text(f"def request(flow): flow.request.headers['authorization'] = 'Bearer {TOKEN}'\n")
     command = [str(PEERS / "bin" / "mitmdump"), "--quiet", "--mode", f"reverse:https://{HOST}@{port}"]
     command += ["--set", f"ssl_verify_upstream_trusted_ca={upstream.ca.path}", "--set", "ssl_insecure=false"]
-    command += ["--set", f"confdir={folder / 'mitm'}", "--set", "keep_host_header=false", "--set", "http2=false"]
+    command += [
+        "--set",
+        f"confdir={folder / 'mitm'}",
+        "--set",
+        "keep_host_header=false",
+        "--set",
+        "http2=false",
+    ]
     with _running(_with_hosts(upstream, folder, [*command, "-s", str(addon)]), port):
         yield Contender(name="mitmproxy", url=f"https://127.0.0.1:{port}")
 
@@ -124,7 +130,10 @@ def _bare(upstream: Upstream, crt: Path, key: Path, port: int) -> dict[str, obje
         "match": {"prefix": "/"},
         "route": {"cluster": "up", "host_rewrite_literal": HOST, "timeout": "0s"},
         "request_headers_to_add": [
-            {"header": {"key": "authorization", "value": f"Bearer {TOKEN}"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            {
+                "header": {"key": "authorization", "value": f"Bearer {TOKEN}"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
         ],
     }
     manager = {
@@ -140,7 +149,10 @@ def _bare(upstream: Upstream, crt: Path, key: Path, port: int) -> dict[str, obje
             "name": "tls",
             "typed_config": {
                 "@type": tls + "DownstreamTlsContext",
-                "common_tls_context": {"tls_certificates": [certificate], "alpn_protocols": ["h2", "http/1.1"]},
+                "common_tls_context": {
+                    "tls_certificates": [certificate],
+                    "alpn_protocols": ["h2", "http/1.1"],
+                },
             },
         },
     }

@@ -22,7 +22,6 @@ from leasehold.broker.vault.store import Vault
 from leasehold.core.errors import BrokerError, EgressError, LeaseholdError, UsageError
 from leasehold.core.secret import Secret
 from leasehold.node.egress.process import EnvoyProcess
-from leasehold.node.egress.service import Egress
 from leasehold.node.guard import handback
 from leasehold.wiring.connection import Connection
 from leasehold.wiring.plans import plan_task
@@ -47,8 +46,7 @@ class Daemon:
         self._peers: dict[str, Peer] = {}
         leases = Leases(self._audit, self._resolve, clock)
         self._tasks = Tasks(runtime=runtime, audit=self._audit, leases=leases, clock=clock, counter=self._count)
-        self._egress = Egress(self._tasks, self._tasks)
-        self._tasks.egress = self._egress
+        self._egress = self._tasks.egress
         self._broker_socket = runtime / "envoy-broker.sock"
         self._broker_socket.unlink(missing_ok=True)
         self._envoy = EnvoyProcess(runtime, self._broker_socket, workers=min(2, os.cpu_count() or 1))
@@ -169,9 +167,7 @@ class Daemon:
                 await self._tasks.close(task, reason="the launcher ended", exit_code=None)
                 self._peers.pop(task.id, None)
                 for report in handback.recover(self._state, task=task.id):
-                    self._audit.append(
-                        Event.HANDBACK_FOUND, outcome=Outcome.DONE, task=task.id, found=report.lines()
-                    )
+                    self._audit.append(Event.HANDBACK_FOUND, outcome=Outcome.DONE, task=task.id, found=report.lines())
 
     async def _attend(self, connection: Connection, task: Task) -> None:
         """Wait for the launcher's word, the deadline or the end of access, whichever is first."""
@@ -209,7 +205,11 @@ class Daemon:
         for name, count in sorted(message.get("denied_names", {}).items()):
             task.denied[("", str(name)[:255], "", "unknown name")] += int(count)
             self._audit.append(
-                Event.NAME_DENIED, outcome=Outcome.DENIED, task=task.id, host=str(name)[:255], count=int(count)
+                Event.NAME_DENIED,
+                outcome=Outcome.DENIED,
+                task=task.id,
+                host=str(name)[:255],
+                count=int(count),
             )
         found = [str(line) for line in message.get("handback", {}).get("lines", [])][:100]
         if found:
@@ -291,7 +291,11 @@ class Daemon:
             "pid": os.getpid(),
             "envoy_pid": self._envoy.pid,
             "tasks": [
-                {"task": t.id, "workspace": t.plan.workspace, "expires_in_s": round(t.deadline - self._clock())}
+                {
+                    "task": t.id,
+                    "workspace": t.plan.workspace,
+                    "expires_in_s": round(t.deadline - self._clock()),
+                }
                 for t in self._tasks.open_tasks.values()
             ],
         }

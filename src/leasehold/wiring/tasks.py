@@ -67,12 +67,8 @@ class Tasks:
         self._leases = leases
         self._clock = clock
         self._counter = counter
-        self.egress: Egress | None = None
+        self.egress = Egress(self, self)
         self.open_tasks: dict[str, Task] = {}
-
-    def _egress(self) -> Egress:
-        assert self.egress is not None
-        return self.egress
 
     async def open(
         self, plan: TaskPlan, *, uid: int, netns_fd: int | None, environment: Mapping[str, Secret], java: bool
@@ -115,7 +111,7 @@ class Tasks:
             netns=f"/proc/{os.getpid()}/fd/{netns_fd}" if netns_fd is not None else None, sockets=task.sockets
         )
         try:
-            await self._egress().open(
+            await self.egress.open(
                 task.id, listen, ports, list(task.upstreams.values()), leaves, plan.network.upstream_ca
             )
         except BaseException:
@@ -131,7 +127,7 @@ class Tasks:
         task.end_reason = reason
         task.ended.set()
         total = await self._counter(task.id)
-        self._egress().close(task.id)
+        self.egress.close(task.id)
         leases = self._leases.close(task.id)
         if task.netns_fd is not None:
             os.close(task.netns_fd)
@@ -202,16 +198,14 @@ class Tasks:
 
     async def _reconcile(self, task: Task, total: int | None) -> None:
         """Every request that Envoy counted must have come as a record; a missing one is an alarm."""
-        usage = self._egress().usage
+        usage = self.egress.usage
         until = self._clock() + _RECONCILE_S
         while total is not None and usage.counts[task.id] < total and self._clock() < until:
             await asyncio.sleep(0.02)
         seen = usage.counts.pop(task.id, 0)
         if total is None or seen < total:
             task.alarm = f"Envoy counted {'?' if total is None else total} requests, {seen} were recorded"
-            self._audit.append(
-                Event.USAGE_MISMATCH, outcome=Outcome.FAILED, task=task.id, counted=total, recorded=seen
-            )
+            self._audit.append(Event.USAGE_MISMATCH, outcome=Outcome.FAILED, task=task.id, counted=total, recorded=seen)
 
     def _new_id(self) -> str:
         while True:
@@ -299,7 +293,8 @@ def _ports(rules: Any) -> dict[int, str]:
     for rule in rules:
         if ports.setdefault(rule.port, rule.scheme) != rule.scheme:
             raise GrantRefused(
-                f"port {rule.port} is used with https and with http", hint="give one of the hosts another port"
+                f"port {rule.port} is used with https and with http",
+                hint="give one of the hosts another port",
             )
     return ports
 
@@ -326,5 +321,3 @@ def _event(use: Use, upstream: Upstream | None) -> dict[str, Any]:
         }
     event = Event.REQUEST_DENIED if use.method else Event.CONNECTION_DENIED
     return {"event": event, "outcome": Outcome.DENIED, "task": use.task, "reason": use.reason, **row}
-
-

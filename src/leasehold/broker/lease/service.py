@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from leasehold.broker.audit.model import Event, Outcome
 from leasehold.broker.audit.log import AuditLog
+from leasehold.broker.audit.model import Event, Outcome
 from leasehold.broker.lease.model import Lease, Refusal, Revocability
 from leasehold.broker.policy.model import Question, Verdict
 from leasehold.broker.policy.rules import decide

@@ -52,7 +52,15 @@ def _cluster(upstream: Upstream, addresses: Sequence[str], trusted_ca: str) -> c
         per_connection_buffer_limit_bytes={"value": 1 << 20},
         load_assignment=_assignment(upstream.name, destination.port, addresses),
         typed_extension_protocol_options={_HTTP_OPTIONS: pack(_http_options(upstream))},
-        circuit_breakers={"thresholds": [{"max_connections": {"value": 4096}, "max_requests": {"value": 8192}, "max_pending_requests": {"value": 4096}}]},
+        circuit_breakers={
+            "thresholds": [
+                {
+                    "max_connections": {"value": 4096},
+                    "max_requests": {"value": 8192},
+                    "max_pending_requests": {"value": 4096},
+                }
+            ]
+        },
     )
     if destination.scheme == "https":
         cluster.transport_socket.name = "tls"

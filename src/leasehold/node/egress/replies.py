@@ -63,13 +63,20 @@ def local_replies() -> hcm_pb2.LocalReplyConfig:
     for flags, code, message in _BY_FLAG:
         _mapper(config, {"response_flag_filter": {"flags": flags}}, code, message)
     for status, code, message in _BY_STATUS:
-        comparison = {"op": "EQ", "value": {"default_value": status, "runtime_key": f"leasehold.status.{status}"}}
+        comparison = {
+            "op": "EQ",
+            "value": {"default_value": status, "runtime_key": f"leasehold.status.{status}"},
+        }
         _mapper(config, {"status_code_filter": {"comparison": comparison}}, code, message)
     return config
 
 
 _BY_FLAG = (
-    (("UF", "UH", "NC", "UO", "UT"), "upstream-unavailable", "The upstream cannot be reached: %RESPONSE_FLAGS%."),
+    (
+        ("UF", "UH", "NC", "UO", "UT"),
+        "upstream-unavailable",
+        "The upstream cannot be reached: %RESPONSE_FLAGS%.",
+    ),
     (("UC", "UPE", "LR", "UR"), "upstream-failed", "The upstream broke the exchange off: %RESPONSE_FLAGS%."),
 )
 _BY_STATUS = (
@@ -86,6 +93,4 @@ def _mapper(config: hcm_pb2.LocalReplyConfig, when: dict[str, Any], code: str, m
         headers_to_add=[base_pb2.HeaderValueOption(header=header, append_action="OVERWRITE_IF_EXISTS_OR_ADD")],
     )
     mapper.body_format_override.content_type = "application/json"
-    mapper.body_format_override.json_format.update(
-        error(code, message, f"`leasehold explain {code}` says more.")
-    )
+    mapper.body_format_override.json_format.update(error(code, message, f"`leasehold explain {code}` says more."))

@@ -179,7 +179,10 @@ def _answer(answer: Released | Denied) -> external_auth_pb2.CheckResponse:
     denied = response.denied_response
     denied.status.code = answer.status
     denied.body = json.dumps(error(answer.code, answer.message, answer.hint))
-    for key, value in (("content-type", "application/json"), ("x-leasehold-decision", f"deny; code={answer.code}")):
+    for key, value in (
+        ("content-type", "application/json"),
+        ("x-leasehold-decision", f"deny; code={answer.code}"),
+    ):
         denied.headers.add(header={"key": key, "value": value})
     return response
 
@@ -210,5 +213,3 @@ def _handlers(xds: ResourceServer, check: Any, usage: UsageLog) -> tuple[grpc.Ge
             },
         ),
     )
-
-

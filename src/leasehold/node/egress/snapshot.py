@@ -38,7 +38,13 @@ LOG_NAME = "leasehold"
 AUTHZ_FILTER = "leasehold.authz"
 AUTHZ_TIMEOUT_S = 330
 STREAM_IDLE_S = 4000
-OVERRIDE_HEADERS = ("x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url")
+OVERRIDE_HEADERS = (
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+)
 
 
 def pack(message: Message) -> AnyProto:
@@ -58,7 +64,11 @@ def route_name(task: str, destination: Destination | None, port: int) -> str:
 
 
 def listeners(
-    task: str, listen: Listen, ports: Mapping[int, str], upstreams: Sequence[Upstream], leaves: Mapping[str, Leaf]
+    task: str,
+    listen: Listen,
+    ports: Mapping[int, str],
+    upstreams: Sequence[Upstream],
+    leaves: Mapping[str, Leaf],
 ) -> dict[Key, Any]:
     """The listeners of a compartment. ``ports``: port to scheme; ``leaves``: host to certificate."""
     found: dict[Key, Any] = {}
@@ -74,7 +84,8 @@ def listeners(
         )
         if scheme == "https":
             message.listener_filters.add(
-                name="tls", typed_config=pack(tls_inspector_pb2.TlsInspector(enable_ja3_fingerprinting={"value": False}))
+                name="tls",
+                typed_config=pack(tls_inspector_pb2.TlsInspector(enable_ja3_fingerprinting={"value": False})),
             )
             for destination in sorted({u.destination for u in upstreams}, key=lambda d: d.host):
                 if (destination.scheme, destination.port) == ("https", port):
@@ -108,7 +119,10 @@ def routes(
 
 def _table(name: str, virtual_hosts: Sequence[route_components_pb2.VirtualHost]) -> route_pb2.RouteConfiguration:
     return route_pb2.RouteConfiguration(
-        name=name, virtual_hosts=virtual_hosts, validate_clusters={"value": False}, ignore_port_in_host_matching=False
+        name=name,
+        virtual_hosts=virtual_hosts,
+        validate_clusters={"value": False},
+        ignore_port_in_host_matching=False,
     )
 
 
@@ -116,7 +130,12 @@ def _address(listen: Listen, port: int) -> address_pb2.Address:
     if listen.netns is None:
         return address_pb2.Address(pipe={"path": listen.sockets[port], "mode": 0o600})
     return address_pb2.Address(
-        socket_address={"address": "::", "ipv4_compat": True, "port_value": port, "network_namespace_filepath": listen.netns}
+        socket_address={
+            "address": "::",
+            "ipv4_compat": True,
+            "port_value": port,
+            "network_namespace_filepath": listen.netns,
+        }
     )
 
 
@@ -126,7 +145,8 @@ def _tls_chain(task: str, destination: Destination, leaf: Leaf) -> listener_comp
             tls_params={"tls_minimum_protocol_version": common_pb2.TlsParameters.TLSv1_2},
             tls_certificates=[
                 common_pb2.TlsCertificate(
-                    certificate_chain={"inline_bytes": leaf.chain}, private_key={"inline_bytes": leaf.key.reveal()}
+                    certificate_chain={"inline_bytes": leaf.chain},
+                    private_key={"inline_bytes": leaf.key.reveal()},
                 )
             ],
             alpn_protocols=["h2", "http/1.1"],
@@ -216,7 +236,9 @@ def _connection_manager(task: str, table: str) -> listener_components_pb2.Filter
         use_remote_address={"value": False},
         skip_xff_append=True,
         generate_request_id={"value": False},
-        upgrade_configs=[hcm_pb2.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket", enabled={"value": False})],
+        upgrade_configs=[
+            hcm_pb2.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket", enabled={"value": False})
+        ],
         local_reply_config=local_replies(),
         access_log=[_access_log()],
     )
@@ -269,7 +291,10 @@ def _deny(
         match=route_components_pb2.RouteMatch(
             prefix="/", headers=[route_components_pb2.HeaderMatcher(**h) for h in headers]
         ),
-        direct_response={"status": status, "body": {"inline_string": json.dumps(denial_body(code, destination, rules))}},
+        direct_response={
+            "status": status,
+            "body": {"inline_string": json.dumps(denial_body(code, destination, rules))},
+        },
         response_headers_to_add=[
             base_pb2.HeaderValueOption(header={"key": k, "value": v}, append_action="OVERWRITE_IF_EXISTS_OR_ADD")
             for k, v in (("content-type", "application/json"), ("x-leasehold-decision", f"deny; code={code}"))

@@ -9,7 +9,7 @@ from typing import Any
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from google.protobuf.wrappers_pb2 import StringValue
 
-from leasehold.node.egress.ports import Use, UsageSink
+from leasehold.node.egress.ports import UsageSink, Use
 from leasehold.node.egress.snapshot import TASK_STATE
 
 _METHODS = (

@@ -215,6 +215,10 @@ class ResourceServer:
         stream.in_flight[nonce] = in_flight
         stream.queue.put_nowait(
             DeltaDiscoveryResponse(
-                system_version_info=nonce, type_url=type_url, nonce=nonce, resources=resources, removed_resources=gone
+                system_version_info=nonce,
+                type_url=type_url,
+                nonce=nonce,
+                resources=resources,
+                removed_resources=gone,
             )
         )
