@@ -13,4 +13,7 @@ async def main() -> None:
         print(await response.text())
 
 
-asyncio.run(main())
+try:
+    asyncio.run(main())
+except aiohttp.ClientConnectorError as error:
+    print("FAILED", error)

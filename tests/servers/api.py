@@ -38,7 +38,10 @@ def pattern(offset: int, length: int) -> bytes:
 
 
 class ApiServer(Upstream):
-    """``recorded()``: the decrypted bytes of each connection; ``received()``: by port."""
+    """``recorded()``: the decrypted bytes of each connection, and the fields of each HTTP/2 request as text.
+
+    (HPACK compresses them, so what is looked for would not be found in the bytes.)
+    """
 
     def __init__(
         self, place: Place, loop: LoopThread, *, names: tuple[str, ...] = (), plain_port: int = 0
@@ -82,6 +85,8 @@ class ApiServer(Upstream):
     async def answer(self, exchange: Exchange) -> None:
         """Answer one request; the endpoints are the keys of the table below."""
         request = exchange.request
+        if request.version == "2":
+            self._recorder.append(self._recorder.connection(self.port), request.head)
         first = "/" + request.path.lstrip("/").split("/", 1)[0]
         if request.method == "TRACE":
             await _send(exchange, 200, request.head, [(b"content-type", b"message/http")])

@@ -68,3 +68,5 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         if b"\r\n\r\n" in data:
             writer.write(_ANSWER)
             await writer.drain()
+        if b"connection: close" in data.lower():
+            return

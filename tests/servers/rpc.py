@@ -11,6 +11,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,7 +22,7 @@ SERVICE = "leasehold.test.Echo"
 
 
 class GrpcServer(Upstream):
-    """Methods ``Unary``, ``Stream``, ``Reflect``, ``Admin``. ``recorded()``: metadata of calls, as JSON."""
+    """Methods ``Unary``, ``Stream``, ``Reflect``, ``Admin``. ``recorded()``: method and metadata of calls."""
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
@@ -53,33 +54,33 @@ class GrpcServer(Upstream):
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         unary = grpc.unary_unary_rpc_method_handler
         return {
-            "Unary": unary(self._unary),
-            "Admin": unary(self._unary),
+            "Unary": unary(partial(self._unary, "Unary")),
+            "Admin": unary(partial(self._unary, "Admin")),
             "Reflect": unary(self._reflect),
             "Stream": grpc.unary_stream_rpc_method_handler(self._stream),
         }
 
-    def _unary(self, message: bytes, context: grpc.ServicerContext) -> bytes:
-        self._admit(context)
+    def _unary(self, method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        self._admit(method, context)
         return b"echo: " + message
 
     def _stream(self, message: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        self._admit(context)
+        self._admit("Stream", context)
         for number in range(5):
             yield b"%d: %b" % (number, message)
 
     def _reflect(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         """Everything that came as metadata, in the message, in a header and in a trailer."""
-        found = self._admit(context)
+        found = self._admit("Reflect", context)
         token = found.get("authorization", "")
         context.send_initial_metadata((("x-reflect", token),))
         context.set_trailing_metadata((("x-reflect-trailer", token),))
         return json.dumps(found).encode()
 
-    def _admit(self, context: grpc.ServicerContext) -> dict[str, str]:
+    def _admit(self, method: str, context: grpc.ServicerContext) -> dict[str, str]:
         found = {key: str(value) for key, value in context.invocation_metadata()}
         with self._lock:
-            self._received.append(json.dumps(found).encode())
+            self._received.append(json.dumps({"method": method, **found}).encode())
         wanted = f"Bearer {self.credential}"
         if not hmac.compare_digest(found.get("authorization", "").encode(), wanted.encode()):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is needed")
