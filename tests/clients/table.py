@@ -133,7 +133,7 @@ TABLE: tuple[Row, ...] = (
             says=("the private widget works",),
         ),
         denied=Step(
-            command=_shell(f"{_PIP} download -v --index-url https://files.forge.test/simple/ acme-widget"),
+            command=_shell(f"{_PIP} download -vv --index-url https://files.forge.test/simple/ acme-widget"),
             says=("Name or service not known",),
             fails=True,
             unseen="/simple/",

@@ -6,6 +6,7 @@ import os
 import pwd
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,13 +60,13 @@ def inside_namespace(
 ) -> list[str]:
     """``command`` in a private mount namespace, as ``person``.
 
-    ``binds``: files laid over others (source, target). The checkout is made reachable for ``person`` where a
-    folder above it is closed: that folder is covered by one that holds nothing but the checkout. ``folder``:
-    where to put the script.
+    ``binds``: files laid over others (source, target). The checkout and the interpreter are made reachable for
+    ``person`` where a folder above them is closed: it is covered by one that holds nothing else. ``folder``: where
+    to put the script.
     """
     steps = [f"mount --bind {_quote(source)} {_quote(target)}" for source, target in binds]
     if person is not None:
-        steps += _open_checkout()
+        steps += _open_folders()
     if not steps and person is None:
         return list(command)
     become = _become(person)
@@ -80,18 +81,23 @@ def _become(person: Person | None) -> str:
     return f"setpriv --reuid {person.uid} --regid {person.gid} --clear-groups --inh-caps=-all --"
 
 
-def _open_checkout() -> list[str]:
-    """Steps that make the checkout reachable by everybody, in a namespace of its own; none when it is."""
-    closed = next((at for at in reversed(CHECKOUT.parents) if not at.stat().st_mode & 0o001), None)
-    if closed is None:
-        return []
-    return [
-        f"exec 9<{_quote(CHECKOUT)}",
-        f"mount -t tmpfs -o mode=0755 tmpfs {_quote(closed)}",
-        f"mkdir -p {_quote(CHECKOUT)}",
-        f"mount --bind /proc/self/fd/9 {_quote(CHECKOUT)}",
-        "exec 9<&-",
-    ]
+def _open_folders() -> list[str]:
+    """Steps that make the checkout and the interpreter reachable by everybody, in a namespace; none if they are."""
+    wanted = dict.fromkeys([CHECKOUT, Path(sys.prefix), Path(sys.base_prefix)])
+    closed = {path: at for path in wanted if (at := _closed_above(path)) is not None}
+    numbered = list(enumerate(closed, start=4))
+    steps = [f"exec {number}<{_quote(path)}" for number, path in numbered]
+    steps += [f"mount -t tmpfs -o mode=0755 tmpfs {_quote(at)}" for at in dict.fromkeys(closed.values())]
+    for number, path in numbered:
+        steps.append(f"mkdir -p {_quote(path)}")
+        steps.append(f"mount --no-canonicalize --bind /proc/self/fd/{number} {_quote(path)}")
+        steps.append(f"exec {number}<&-")
+    return steps
+
+
+def _closed_above(path: Path) -> Path | None:
+    """The outermost folder above ``path`` that not everybody may enter."""
+    return next((at for at in reversed(path.parents) if not at.stat().st_mode & 0o001), None)
 
 
 def _quote(path: Path) -> str:
