@@ -15,6 +15,7 @@ from typing import Any
 from leasehold.core.limits import LIMITS
 
 _FDS_MAX = 8
+_INT = struct.calcsize("i")
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -51,14 +52,25 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     return message, fds + more
 
 
+def read(sock: socket.socket, count: int) -> tuple[bytes, list[int]]:
+    """Up to ``count`` bytes and the descriptors with them, close-on-exec; ``ValueError`` when there are too many."""
+    # socket.recv_fds drops its flags argument, so the descriptors would be inherited by the next exec.
+    data, ancillary, flags, _ = sock.recvmsg(count, socket.CMSG_SPACE(_FDS_MAX * _INT), socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds += struct.unpack(f"{len(content) // _INT}i", content[: len(content) - len(content) % _INT])
+    if flags & socket.MSG_CTRUNC:
+        _close(fds)
+        raise ValueError("more descriptors than a message may carry")
+    return data, fds
+
+
 def _exactly(sock: socket.socket, count: int) -> tuple[bytes, list[int]]:
     data, fds = b"", []
     while len(data) < count:
-        part, got, flags, _ = socket.recv_fds(sock, count - len(data), _FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+        part, got = read(sock, count - len(data))
         fds += got
-        if flags & socket.MSG_CTRUNC:
-            _close(fds)
-            raise ValueError("more descriptors than a message may carry")
         if not part:
             _close(fds)
             return b"", []

@@ -69,7 +69,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self._sock, 65536, 8, socket.MSG_CMSG_CLOEXEC)
+                data, fds = wire.read(self._sock, 65536)
             except BlockingIOError:
                 readable = loop.create_future()
                 loop.add_reader(self._sock, _wake, readable)
