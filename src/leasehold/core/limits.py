@@ -20,6 +20,14 @@ class Limits:
     names_per_task_max: int = 254
     secret_command_timeout_s: float = 60.0
     idle_exit_s: float = 600.0
+    audit_bytes_max: int = 4 << 30
+    audit_segment_bytes_max: int = 8 << 20
+    audit_line_bytes_max: int = 1 << 20
+    audit_list_max: int = 100
+    audit_text_chars_max: int = 1024
+    audit_target_chars_max: int = 1024
+    audit_page_bytes_max: int = 3 << 20
+    audit_page_records_max: int = 1000
 
 
 LIMITS = Limits()
