@@ -366,5 +366,7 @@ def _allow(
         match=match,
         route=action,
         request_headers_to_remove=CREDENTIAL_HEADERS if upstream.credential else (),
+        # A cookie that a credentialed endpoint sets is a credential of its own, minted by ours.
+        response_headers_to_remove=("set-cookie", "set-cookie2") if upstream.credential else (),
         typed_per_filter_config={AUTHZ_FILTER: pack(authz)},
     )
