@@ -45,7 +45,8 @@ def test_b3_data_behind_connect_before_its_answer(leasehold: Leasehold) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/v1/../user", "/v1/%2e%2e/user", "/v1/%2E./user", "/v1/.%2e/user", "/v1/..%2fuser", "/v1/..%5cuser",
-     "/v1\\..\\user", "/v1/..;/user", "/v1/..;x/user", "/v1/.;/../user", "//user", "/v1//../..//user", "/v1/%252e%252e/user",
+     "/v1\\..\\user", "/v1/..;/user", "/v1/..;x/user", "/v1/.;/../user", "//user", "/v1//../..//user",
+     "/v1/%252e%252e/user",
      "/v1/x%00/../../user", "/repos/acme/web/..%2f..%2f..%2fuser", "/repos/acme/webhooks", "/%75ser", "/user"],
 )  # fmt: skip
 def test_b4_paths_that_servers_read_differently(leasehold: Leasehold, path: str) -> None:
@@ -102,10 +103,9 @@ def test_b15_an_upgrade_needs_a_rule_of_its_own(leasehold: Leasehold) -> None:
 def test_b17_connect_inside_tls_and_extended_connect(leasehold: Leasehold) -> None:
     connect = b"CONNECT evil.test:443 HTTP/1.1\r\nhost: evil.test:443\r\n\r\n"
     assert not raw(leasehold, connect).startswith("HTTP/1.1 200")
-    extended = (":method=CONNECT", ":protocol=websocket", ":scheme=https", ":authority=api.forge.test", ":path=/v1/me")
-    assert "HTTP 200" not in http2(leasehold, *extended)
-    udp = (":method=CONNECT", ":protocol=connect-udp", ":scheme=https", ":authority=api.forge.test", ":path=/v1/me")
-    assert "HTTP 200" not in http2(leasehold, *udp)
+    for protocol in ("websocket", "connect-udp"):
+        fields = (":method=CONNECT", f":protocol={protocol}", ":scheme=https", f":authority={HOST}", ":path=/v1/me")
+        assert "HTTP 200" not in http2(leasehold, *fields)
     assert not carried(leasehold) and not attacker_got(leasehold)
     works(leasehold)
 

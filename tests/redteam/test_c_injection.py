@@ -25,8 +25,9 @@ def fresh(leasehold: Leasehold) -> None:
 
 @pytest.mark.parametrize("host", ["api.forge.test", "key.forge.test", "basic.forge.test", "query.forge.test"])
 def test_c1_the_agents_own_credentials_are_stripped_from_every_carrier(leasehold: Leasehold, host: str) -> None:
-    headers = [f"{name}: {_MINE}" for name in ("authorization", "proxy-authorization", "x-api-key", "api-key", "cookie",
-               "x-auth-token", "private-token", "x-goog-api-key", "x-amz-security-token", "x-access-token")]  # fmt: skip
+    carriers = ("authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-auth-token",
+                "private-token", "x-goog-api-key", "x-amz-security-token", "x-access-token")  # fmt: skip
+    headers = [f"{name}: {_MINE}" for name in carriers]
     query = "&".join(f"{name}={_MINE}" for name in ("key", "api_key", "access_token", "KEY", "k%65y"))
     answer = raw(leasehold, get(f"/v1/me?a=1&{query}", *headers, host=host), host=host, sni=host)
     assert "200 OK" in answer, answer
