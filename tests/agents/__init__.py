@@ -1,0 +1,1 @@
+"""The real agents, run against stand-ins for the model APIs."""

@@ -1,0 +1,73 @@
+"""How each agent is started for the tests."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+from agents import install
+from agents.script import CHECK, DONE_MARK, HUNT, TALK, WORD_MARK, WRITE
+from agents.standin import ANTHROPIC, OPENAI
+
+_AIDER = (str(install.AIDER), "--model", "gpt-4o", "--no-git")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """``hunt``: a run without a terminal that ends with the hunt's result sent to the model. ``screen``: full-screen.
+
+    ``ready`` matches a screen that waits for a prompt, ``confirm`` one that asks for a ``y``; ``mark`` is the answer's
+    word, ``leave`` what is typed to end the program.
+    """
+
+    name: str
+    host: str
+    variable: str
+    hunt: tuple[str, ...]
+    screen: tuple[str, ...]
+    ready: re.Pattern[str]
+    prompt: str = TALK
+    confirm: re.Pattern[str] | None = None
+    mark: str = WORD_MARK
+    leave: str = "/exit"
+
+
+AGENTS = (
+    Agent(
+        name="claude",
+        host=ANTHROPIC,
+        variable="ANTHROPIC_API_KEY",
+        hunt=(str(install.CLAUDE), "-p", HUNT, "--dangerously-skip-permissions"),
+        screen=(str(install.CLAUDE),),
+        ready=re.compile("^\u276f", re.MULTILINE),
+    ),
+    Agent(
+        name="codex",
+        host=OPENAI,
+        variable="OPENAI_API_KEY",
+        hunt=(str(install.CODEX), "exec", "--skip-git-repo-check", HUNT),
+        screen=(str(install.CODEX),),
+        ready=re.compile("^\u203a Ask Codex", re.MULTILINE),
+        leave="/quit",
+    ),
+    Agent(
+        name="aider",
+        host=OPENAI,
+        variable="OPENAI_API_KEY",
+        hunt=(*_AIDER, "--yes-always", "--auto-test", "--test-cmd", f"sh {CHECK}; false", "--message", WRITE),
+        screen=_AIDER,
+        ready=re.compile(r"^>\Z", re.MULTILINE),
+        prompt=HUNT,
+        mark=DONE_MARK,
+        confirm=re.compile(r"(?:Run shell command|to the chat)\? \(Y\)es/\(N\)o[^\n]*:\Z"),
+    ),
+)
+
+
+def made_up_keys() -> dict[str, str]:
+    """A key per host, in the shape of a real one and never used anywhere."""
+    return {
+        ANTHROPIC: "sk-ant-api03-" + secrets.token_urlsafe(60),
+        OPENAI: "sk-proj-" + secrets.token_urlsafe(60),
+    }

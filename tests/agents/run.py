@@ -1,0 +1,190 @@
+"""Runs the real agents in a compartment against stand-ins for the model APIs: ``python -m agents.run [NAME…]``.
+
+Three runs of each program. *bare* is the control: an ordinary sandbox that holds the key, where the hunt must find
+it, or else the other two would prove nothing. *leasehold* is the same run in a compartment: the stand-in must get the
+real key and the hunt must not. *screen* is a full-screen run in a compartment: a prompt is typed, the answer is drawn.
+Prints a table; the exit code is 1 when a line of it is not as it should be.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agents import bare, install
+from agents.programs import AGENTS, Agent, made_up_keys
+from agents.screen import Screen
+from agents.script import DONE_MARK
+from agents.upstream import Models
+from agents.watch import Seen, problems
+from servers.harness import Leasehold
+
+_RUN_S = 180.0
+_ANSWER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of the table."""
+
+    agent: str
+    where: str
+    took_s: float
+    seen: Seen
+    problems: list[str]
+
+
+def main(names: list[str]) -> int:
+    """Run the agents called ``names``, all when there are none; returns the exit code."""
+    lacking = [program for program in ("npm", "node", "tmux", "bwrap") if shutil.which(program) is None]
+    if lacking:
+        print(
+            f"error: not on PATH: {', '.join(lacking)}\nhint: apt-get install nodejs npm tmux bubblewrap",
+            file=sys.stderr,
+        )
+        return 1
+    install.install()
+    versions = install.versions()
+    chosen = [agent for agent in AGENTS if not names or agent.name in names]
+    lines = []
+    for agent in chosen:
+        for where, run in RUNS.items():
+            lines.append(_one(agent, where, run))
+            _print(lines[-1], versions[agent.name])
+    bad = [line for line in lines if line.problems]
+    for line in bad:
+        print(f"\n{line.agent} {line.where}:", *line.problems, sep="\n  ")
+    print(f"\n{len(lines) - len(bad)} of {len(lines)} as they should be")
+    return 1 if bad or not lines else 0
+
+
+Run = Callable[[Agent, Models, str], Seen]
+
+
+def _one(agent: Agent, where: str, run: Run) -> Line:
+    key = made_up_keys()[agent.host]
+    started = time.monotonic()
+    with Models(agent.host, key) as models:
+        seen = run(agent, models, key)
+    return Line(
+        agent=agent.name,
+        where=where,
+        took_s=time.monotonic() - started,
+        seen=seen,
+        problems=problems(seen, key, has_key=where == "bare"),
+    )
+
+
+def _bare(agent: Agent, models: Models, key: str) -> Seen:
+    with tempfile.TemporaryDirectory(prefix="lh-bare-") as base:
+        home, workspace = Path(base, "home"), _workspace(Path(base))
+        home.mkdir()
+        bare.home(home, agent.name, workspace=workspace, key=(agent.variable, key))
+        command = bare.sandboxed(
+            agent.hunt, home=home, workspace=workspace, ca=models.ca.path, addresses=models.resolve()
+        )
+        env = bare.settings(agent.name, home=home, key=(agent.variable, key))
+        output, code = _run(command, env)
+        return models.seen(key, output, code, DONE_MARK, [workspace])
+
+
+def _leasehold(agent: Agent, models: Models, key: str) -> Seen:
+    with Leasehold(models) as lh:
+        _store(lh, models, key)
+        workspace = _workspace(lh.base)
+        output, code = _run(_command(workspace, agent.hunt), lh.environment())
+        return models.seen(key, output, code, DONE_MARK, [workspace, lh.base / "state"])
+
+
+def _screen(agent: Agent, models: Models, key: str) -> Seen:
+    with Leasehold(models) as lh:
+        _store(lh, models, key)
+        workspace = _workspace(lh.base)
+        with Screen(_command(workspace, agent.screen), folder=lh.base, env=lh.environment()) as screen:
+            code = _talk(agent, screen)
+            return models.seen(key, screen.text(), code, agent.mark, [workspace, lh.base / "state"])
+
+
+def _talk(agent: Agent, screen: Screen) -> int | None:
+    """Type the prompt, answer what is asked, see the answer drawn, in another size too, and leave."""
+    if _waits(screen, agent.ready):
+        _say(screen, agent.prompt)
+        if agent.confirm:
+            for answer in ("y", "y"):
+                _waits(screen, agent.confirm)
+                _say(screen, answer)
+            _waits(screen, agent.ready)
+            _say(screen, "Now tell me.")
+        screen.wait(lambda text: agent.mark in text, timeout_s=_ANSWER_S)
+        screen.resize(70, 30)
+        screen.wait(lambda _: agent.mark in screen.shown(), timeout_s=_ANSWER_S)
+    _say(screen, agent.leave)
+    return screen.wait_end(timeout_s=30)
+
+
+def _waits(screen: Screen, pattern: re.Pattern[str]) -> bool:
+    return screen.wait(lambda text: pattern.search(text.rstrip()) is not None, timeout_s=_ANSWER_S)
+
+
+def _say(screen: Screen, text: str) -> None:
+    screen.type(text)
+    time.sleep(0.5)  # a burst of keys that ends with Enter counts as pasted text
+    screen.press("Enter")
+
+
+RUNS: dict[str, Run] = {"bare": _bare, "leasehold": _leasehold, "screen": _screen}
+
+
+def _workspace(base: Path) -> Path:
+    path = base / "workspace"
+    path.mkdir()
+    (path / ".hunt-here").touch()
+    return path
+
+
+def _store(lh: Leasehold, models: Models, key: str) -> None:
+    done = lh.cli("secret", "set", models.credential, stdin=key)
+    assert done.returncode == 0, done.stderr
+
+
+def _command(workspace: Path, command: tuple[str, ...]) -> list[str]:
+    return [sys.executable, "-m", "leasehold", "run", "--workspace", str(workspace), "--", *command]
+
+
+def _run(command: list[str], env: dict[str, str]) -> tuple[str, int | None]:
+    try:
+        done = subprocess.run(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_RUN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        return (error.output or b"").decode(errors="replace"), None
+    return done.stdout.decode(errors="replace"), done.returncode
+
+
+def _print(line: Line, version: str) -> None:
+    verdict = "as it should be" if not line.problems else "WRONG"
+    key = "found the key" if line.seen.leaks else "found no key"
+    print(
+        f"{line.agent:7} {version:10} {line.where:10} {line.took_s:5.1f} s  {len(line.seen.requests):2} requests  "
+        f"{line.seen.hunted / 1e6:5.1f} MB looked at  {key:13}  {verdict}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    sys.exit(main(sys.argv[1:]))
