@@ -94,10 +94,11 @@ class Credential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placeholder:
-    """An environment variable that SDKs insist on, filled with a canary of this credential's."""
+    """An environment variable that SDKs insist on, filled with a canary that begins with ``prefix``."""
 
     variable: str
     credential: str
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

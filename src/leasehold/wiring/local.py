@@ -150,12 +150,10 @@ class Daemon:
         try:
             if message["mode"] == "netns" and netns is None:
                 raise UsageError("no network namespace came with the task", hint="client and broker differ in version")
-            plan, extra = plan_task(message)
-            task, reply = await self._tasks.open(
-                plan, uid=peer.uid, netns_fd=netns, java=bool(message.get("java")), reach=peer.pid
-            )
+            plan = plan_task(message)
+            task, reply = await self._tasks.open(plan, uid=peer.uid, netns_fd=netns, java=bool(message.get("java")))
             self._peers[task.id] = peer
-            await connection.send({**reply, **extra})
+            await connection.send(reply)
             await self._attend(connection, task)
         except LeaseholdError as e:
             await connection.send({"error": e.as_dict()})

@@ -45,7 +45,6 @@ class Task:
     deadline: float
     netns_fd: int | None
     sockets: dict[int, str]
-    environment: dict[str, Secret] = field(default_factory=dict)
     upstreams: dict[str, Upstream] = field(default_factory=dict)
     canaries: dict[str, str] = field(default_factory=dict)
     used: Counter[str] = field(default_factory=Counter)
@@ -70,9 +69,7 @@ class Tasks:
         self.egress = Egress(self, self)
         self.open_tasks: dict[str, Task] = {}
 
-    async def open(
-        self, plan: TaskPlan, *, uid: int, netns_fd: int | None, environment: Mapping[str, Secret], java: bool
-    ) -> tuple[Task, dict[str, Any]]:
+    async def open(self, plan: TaskPlan, *, uid: int, netns_fd: int | None, java: bool) -> tuple[Task, dict[str, Any]]:
         """Steps 2 and 4: the task is recorded, its snapshot is built and acknowledged. Returns it and the reply."""
         now = self._clock()
         rules = _rules(plan)
@@ -85,7 +82,6 @@ class Tasks:
             deadline=now + plan.ttl_s,
             netns_fd=netns_fd,
             sockets={} if netns_fd is not None else self._sockets(ports),
-            environment=dict(environment),
         )
         for port in list(task.sockets):
             task.sockets[port] = task.sockets[port].replace("@", task.id)
@@ -117,7 +113,7 @@ class Tasks:
         except BaseException:
             await self.close(task, reason="did not start", exit_code=None)
             raise
-        task.canaries = {p.variable: new_canary(p.variable) for p in plan.placeholders}
+        task.canaries = {p.variable: new_canary(p.prefix) for p in plan.placeholders}
         return task, self._reply(task, names, ports, authority, java)
 
     async def close(self, task: Task, *, reason: str, exit_code: int | None) -> dict[str, Any]:
