@@ -54,10 +54,13 @@ SYSTEM = (
     "/etc/ssh", "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d",
     "/etc/credstore", "/etc/credstore.encrypted", "/etc/krb5.keytab", "/etc/boto.cfg", "/etc/davfs2",
     "/etc/kubernetes", "/etc/gitlab-runner", "/etc/leasehold", "/etc/pip.conf", "/etc/npmrc", "/etc/netrc",
-    "/etc/gitconfig", "/etc/ssl/private", "/run", "/var/run", "/proc", "/sys", "/dev", "/boot",
+    "/etc/gitconfig", "/etc/ssl/private", "/boot",
     "/var/lib/systemd", "/var/lib/docker", "/var/lib/jenkins", "/var/lib/kubelet", "/var/log", "/var/spool",
-    "/tmp/.X11-unix", "/tmp/.ICE-unix",  # noqa: S108 (named, never used as a temporary file)
+    "/tmp/.X11-unix", "/tmp/.ICE-unix",
 )  # fmt: skip
+
+# The host's are not shown; a compartment has its own.
+KERNEL = ("/proc", "/sys", "/dev", "/run", "/var/run")
 
 # Settings that package tools keep inside their own folder, where a registry's token may stand. Globs.
 IN_TOOLS = (
@@ -71,7 +74,7 @@ def conflicts(path: str, homes: Sequence[str]) -> str | None:
 
     A home folder counts as such, so that neither it nor what lies above it can be shown.
     """
-    for place in (*SYSTEM, *(f"{home.rstrip('/')}/{name}" for home in homes for name in HOME)):
+    for place in (*SYSTEM, *KERNEL, *(f"{home.rstrip('/')}/{name}" for home in homes for name in HOME)):
         if within(place, path) or within(path, place):
             return place
     return next((home for home in homes if within(home, path)), None)

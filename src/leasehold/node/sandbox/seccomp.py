@@ -110,7 +110,7 @@ _PERSONALITY = (135, 92)
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
 _SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
-_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 # Any, ICMP, TCP, UDP, ICMPv6, MPTCP (Go's default for listeners): other numbers make the kernel load a module.
 _INET_PROTOCOLS = (0, 1, 6, 17, 58, 262)
 
@@ -189,17 +189,13 @@ def _unless(denied: tuple[int, ...], otherwise: int, errno: int) -> list[_Instru
 
 
 def _socket() -> list[_Instruction]:
-    """AF_UNIX; AF_INET and AF_INET6 with the usual protocols.
-
-    AF_NETLINK answers ENOSYS, which Node takes for "no interfaces to list"; getaddrinfo does without it as well.
-    """
+    """AF_UNIX; AF_INET and AF_INET6 with the usual protocols. Without AF_NETLINK no program can list interfaces, but
+    all resolve and connect."""
     protocol = [_arg(2), *_only(_INET_PROTOCOLS, _EPROTONOSUPPORT)]
     return [
         _arg(0),
         (_JEQ, 0, 1, _AF_UNIX),
         _ret(_ALLOW),
-        (_JEQ, 0, 1, _AF_NETLINK),
-        _errno(_ENOSYS),
         (_JEQ, 2, 0, _AF_INET),
         (_JEQ, 1, 0, _AF_INET6),
         _errno(_EAFNOSUPPORT),

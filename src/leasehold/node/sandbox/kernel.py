@@ -1,0 +1,135 @@
+"""The few things that Python 3.11 has no name for, and questions to ``/proc``."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from leasehold.core.errors import SandboxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
+_MS_RDONLY, _MS_NOSUID, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = (
+    1,
+    2,
+    8,
+    32,
+    4096,
+    16384,
+    1 << 18,
+)
+
+
+def _call(name: str, *arguments: object) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def fork_as_init() -> int:
+    """Like ``os.fork``, but the child is pid 1 of a new pid namespace: when it ends, the kernel ends all within.
+
+    Needs CAP_SYS_ADMIN. Later children of the caller are where they were before.
+    """
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    _call("unshare", _CLONE_NEWPID)
+    pid = os.fork()
+    if pid:
+        _call("setns", own, _CLONE_NEWPID)
+        os.close(own)
+    return pid
+
+
+def guard_devices(paths: Iterable[str]) -> None:
+    """Make these device nodes read-only in a mount namespace of our own: reading and writing the device goes on, but
+    its owner (root's agent is one) can no longer change its mode for the whole host. Needs CAP_SYS_ADMIN."""
+    _call("unshare", _CLONE_NEWNS)
+    _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+    for path in paths:
+        target = path.encode()
+        _call("mount", target, target, None, _MS_BIND, None)
+        _call(
+            "mount", None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC, None
+        )
+
+
+def keep_only(kept: Iterable[int]) -> None:
+    """Of all descriptors above 2, only ``kept`` survive the next exec (BOUNDARY E4)."""
+    wanted = set(kept)
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd > 2:
+            try:
+                os.set_inheritable(fd, fd in wanted)
+            except OSError:  # the one that listed the folder
+                continue
+
+
+def fill_standard_descriptors() -> None:
+    """See to it that 0, 1 and 2 are open, or the next thing that we open becomes the agent's standard input."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        os.set_inheritable(fd, True)
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
+
+
+class Opener:
+    """Opens paths component by component without following any link; each component once (BOUNDARY F1, F2)."""
+
+    def __init__(self) -> None:
+        self._fds = {"/": os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}
+
+    def open(self, path: str) -> int:
+        """An ``O_PATH`` descriptor of ``path`` (absolute, canonical), which stays open until :meth:`close`."""
+        if path not in self._fds:
+            parent, _, name = path.rpartition("/")
+            try:
+                fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.open(parent or "/"))
+            except OSError as error:
+                raise SandboxError(
+                    f"{path} cannot be shown: {error.strerror}",
+                    hint="it must exist, and no part of it be a link",
+                ) from error
+            self._fds[path] = fd
+            if stat.S_ISLNK(os.fstat(fd).st_mode):
+                raise SandboxError(f"{path} is a link, and cannot be shown", hint="name what it points to")
+        return self._fds[path]
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds = {}
+
+
+def memory_file(content: bytes) -> int:
+    """A descriptor of a new anonymous file with ``content``, at its beginning."""
+    fd = os.memfd_create("leasehold", os.MFD_CLOEXEC)
+    while content:
+        content = content[os.write(fd, content) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def child_of(pid: int) -> int:
+    """The first child of a process, or 0."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return int((file.read().split() or ["0"])[0])
+    except FileNotFoundError:
+        return 0
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """The lines of ``/proc/PID/status``; empty when the process has gone."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+    except (FileNotFoundError, ProcessLookupError):
+        return {}

@@ -1,0 +1,212 @@
+"""Carries out the plan of a compartment: bubblewrap, started so that there is no moment in which less holds.
+
+The order (DESIGN 4, steps 3 to 5): fork; in the child a session of its own, only the descriptors that are meant, no
+core dumps, the network; then bubblewrap. It sets everything up and waits for the system call filter, which comes
+through a pipe. Before the filter is written, the finished compartment is looked at from outside (:mod:`probe`). When
+the launcher dies before that, the pipe is empty, and bubblewrap refuses an empty filter.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import time
+
+from leasehold.core.errors import SandboxError
+from leasehold.node.sandbox import kernel
+from leasehold.node.sandbox.plan import NODES
+from leasehold.node.sandbox.probe import problems, view
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import NoReturn
+
+    from leasehold.node.sandbox.namespaces import Network
+    from leasehold.node.sandbox.plan import Effect, Plan
+
+# Not looked up in PATH: one of its folders may lie in a workspace.
+_BWRAP = ("/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap", "/run/current-system/sw/bin/bwrap")
+_SETUP_TIMEOUT_S = 20.0
+_POLL_S = 0.0005
+_HINT = "`leasehold doctor` says what this machine lacks"
+NOT_EXECUTABLE = 126
+
+# Effects whose content comes through a descriptor, and bubblewrap's names for them.
+_DATA = {"copy": "--file", "file": "--file", "data": "--bind-data", "ro-data": "--ro-bind-data"}
+
+
+class Compartment:
+    """A compartment that has been started. ``pidfd`` is readable when all of it has ended."""
+
+    def __init__(self, pid: int, filter_pipe: int, status_pipe: int) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.init = 0
+        self.exit_code: int | None = None
+        self._filter_pipe = filter_pipe
+        self._status_pipe = status_pipe
+        self._init_pidfd = -1
+
+    def wait_until_ready(self) -> None:
+        """Wait until bubblewrap has set all up and dropped its last capability; ``SandboxError`` otherwise."""
+        until = time.monotonic() + _SETUP_TIMEOUT_S
+        while time.monotonic() < until:
+            if select.select([self.pidfd], [], [], _POLL_S)[0]:
+                raise SandboxError(f"bubblewrap failed with status {self.wait()}", hint=_HINT)
+            self.init = kernel.child_of(self.pid)
+            if self.init and int(kernel.status_of(self.init).get("CapEff", "1"), 16) == 0:
+                self._init_pidfd = os.pidfd_open(self.init)
+                return
+        raise SandboxError(f"bubblewrap was not ready after {_SETUP_TIMEOUT_S:g} s", hint=_HINT)
+
+    def verify(self, plan: Plan, homes: Sequence[str]) -> None:
+        """Look at the compartment before anything runs in it (BOUNDARY E14, E17); ``SandboxError`` if it differs."""
+        found = problems(view(self.init, homes), plan)
+        if found:
+            raise SandboxError(f"the compartment is not as planned: {'; '.join(found)}", hint=_HINT)
+
+    def go(self, program: bytes) -> None:
+        """Step 5: give bubblewrap the system call filter, after which it executes the agent."""
+        os.write(self._filter_pipe, program)
+        os.close(self._filter_pipe)
+        self._filter_pipe = -1
+
+    def ended(self) -> bool:
+        return self.exit_code is not None or bool(select.select([self.pidfd], [], [], 0)[0])
+
+    def signal(self, number: int, group: int | None = None) -> None:
+        """Send a signal to a process group inside; without a terminal it is pid 1's (whom signals do not end)."""
+        if self.init and not self.ended():
+            os.killpg(group or self.init, number)
+
+    def kill(self) -> None:
+        """End everything inside at once; idempotent."""
+        for pidfd in (self._init_pidfd, self.pidfd):
+            if pidfd >= 0 and not select.select([pidfd], [], [], 0)[0]:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait until all of it has ended. Returns the agent's exit code, 128 + n when signal n ended it, 126 when it
+        could not be executed (bubblewrap has said why)."""
+        if self.exit_code is None:
+            _, status = os.waitpid(self.pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            code = 128 - code if code < 0 else code
+            # bubblewrap reports an exit code only for a command that was executed.
+            executed = b'"exit-code"' in os.read(self._status_pipe, 65536)
+            released = self._filter_pipe < 0
+            self.exit_code = NOT_EXECUTABLE if released and not executed and code == 1 else code
+            if self._init_pidfd >= 0:
+                select.select([self._init_pidfd], [], [])
+        return self.exit_code
+
+    def close(self) -> None:
+        """Kill and reap whatever is left, and close all descriptors; idempotent."""
+        if self.pidfd >= 0:
+            self.kill()
+            self.wait()
+            for fd in (self.pidfd, self._init_pidfd, self._filter_pipe, self._status_pipe):
+                if fd >= 0:
+                    os.close(fd)
+            self.pidfd = self._init_pidfd = self._filter_pipe = -1
+
+
+def start(
+    plan: Plan, environment: Mapping[str, str], network: Network, standard: tuple[int, int, int], control: int
+) -> Compartment:
+    """Fork and execute bubblewrap, up to the point where it waits for the filter.
+
+    ``standard``: the descriptors that become 0, 1 and 2. ``control``: passed on, unless -1. ``SandboxError`` when
+    bubblewrap cannot be executed.
+    """
+    bwrap = next((path for path in _BWRAP if os.access(path, os.X_OK)), None)
+    if bwrap is None:
+        raise SandboxError(
+            "bubblewrap is not installed", hint="install the package `bubblewrap`, 0.8 or later"
+        )
+    opener, memory = kernel.Opener(), []
+    filter_read, filter_write = os.pipe2(os.O_CLOEXEC)
+    status_read, status_write = os.pipe2(os.O_CLOEXEC)
+    failed_read, failed_write = os.pipe2(os.O_CLOEXEC)
+
+    def data(effect: Effect) -> int:
+        copied = effect.op == "copy"
+        fd = (
+            os.open(effect.source, os.O_RDONLY | os.O_CLOEXEC)
+            if copied
+            else kernel.memory_file(effect.content)
+        )
+        memory.append(fd)
+        return fd
+
+    try:
+        options = [*plan.options, "--seccomp", str(filter_read), "--json-status-fd", str(status_write)]
+        argv, kept = arguments(plan.effects, opener.open, data)
+        argv = [bwrap, *options, *argv, "--", *plan.command]
+        kept += [filter_read, status_write, *([control] if control >= 0 else [])]
+        pid = kernel.fork_as_init() if os.geteuid() == 0 else os.fork()
+        if pid == 0:
+            _child(argv, environment, network, standard, kept, failed_write)
+    finally:
+        opener.close()
+        for fd in (filter_read, status_write, failed_write, *memory):
+            os.close(fd)
+    compartment = Compartment(pid, filter_write, status_read)
+    with os.fdopen(failed_read, "rb") as pipe:
+        reason = pipe.read().decode(errors="replace")
+    if reason:
+        compartment.close()
+        raise SandboxError(f"bubblewrap was not started: {reason}", hint=_HINT)
+    return compartment
+
+
+def arguments(
+    effects: Sequence[Effect], opened: Callable[[str], int], data: Callable[[Effect], int]
+) -> tuple[list[str], list[int]]:
+    """bubblewrap's arguments for ``effects``, and the descriptors that it needs for them."""
+    argv: list[str] = []
+    kept: list[int] = []
+    for effect in effects:
+        if effect.mode:
+            argv += ["--perms", effect.mode]
+        if effect.op in ("bind-fd", "ro-bind-fd"):
+            kept.append(opened(effect.source))
+            argv += [f"--{effect.op}", str(kept[-1]), effect.dest]
+        elif effect.op in _DATA:
+            kept.append(data(effect))
+            argv += [_DATA[effect.op], str(kept[-1]), effect.dest]
+        elif effect.op in ("ro-bind", "symlink"):
+            argv += [f"--{effect.op}", effect.source, effect.dest]
+        else:
+            argv += [f"--{effect.op}", effect.dest]
+    return argv, kept
+
+
+def _child(
+    argv: list[str],
+    environment: Mapping[str, str],
+    network: Network,
+    standard: tuple[int, int, int],
+    kept: Sequence[int],
+    failed: int,
+) -> NoReturn:
+    """In the forked child: confine, then execute. What goes wrong is written to ``failed``; nothing is executed."""
+    try:
+        # What Python itself ignores, and what the launcher handles, is the default again.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTSTP, signal.SIGWINCH):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        for fd, source in enumerate(standard):
+            os.dup2(source, fd)
+        kernel.keep_only(kept)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if os.geteuid() == 0:
+            kernel.guard_devices(f"/dev/{node}" for node in NODES)
+        network.enter()
+        os.execve(argv[0], argv, environment)  # noqa: S606 (a list, and no shell is meant)
+    except BaseException as error:
+        os.write(failed, f"{type(error).__name__}: {error}"[:4096].encode(errors="replace"))
+    os._exit(127)
