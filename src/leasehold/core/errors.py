@@ -85,3 +85,15 @@ class UsageError(LeaseholdError):
     """The command line was used wrongly."""
 
     code = "usage"
+
+
+class CommandNotFound(LeaseholdError):
+    """The command to run does not exist where the agent could see it. Exit code 127."""
+
+    code = "command-not-found"
+
+
+class CommandNotExecutable(LeaseholdError):
+    """The command to run is there, and cannot be executed. Exit code 126."""
+
+    code = "command-not-executable"
