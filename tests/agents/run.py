@@ -109,12 +109,16 @@ def _screen(agent: Agent, models: Models, key: str) -> Seen:
         _store(lh, models, key)
         workspace = _workspace(lh.base)
         with Screen(_command(workspace, agent.screen), folder=lh.base, env=lh.environment()) as screen:
-            code = _talk(agent, screen)
-            return models.seen(key, screen.text(), code, agent.mark, [workspace, lh.base / "state"])
+            text, code = _talk(agent, screen)
+            return models.seen(key, text, code, agent.mark, [workspace, lh.base / "state"])
 
 
-def _talk(agent: Agent, screen: Screen) -> int | None:
-    """Type the prompt, answer what is asked, see the answer drawn, in another size too, and leave."""
+def _talk(agent: Agent, screen: Screen) -> tuple[str, int | None]:
+    """Type the prompt, answer what is asked, see the answer drawn, in another size too, and leave.
+
+    Returns what the screen showed and the exit code.
+    """
+    shown = ""
     if _waits(screen, agent.ready):
         _say(screen, agent.prompt)
         if agent.confirm:
@@ -124,10 +128,13 @@ def _talk(agent: Agent, screen: Screen) -> int | None:
             _waits(screen, agent.ready)
             _say(screen, "Now tell me.")
         screen.wait(lambda text: agent.mark in text, timeout_s=_ANSWER_S)
-        screen.resize(70, 30)
-        screen.wait(lambda _: agent.mark in screen.shown(), timeout_s=_ANSWER_S)
+        shown = screen.text()
+        screen.resize(90, 60)
+        if not screen.wait(lambda text: agent.mark in text, timeout_s=_ANSWER_S):
+            shown += "\nThe answer was not drawn in the other size."
+    shown += screen.text()
     _say(screen, agent.leave)
-    return screen.wait_end(timeout_s=30)
+    return shown, screen.wait_end(timeout_s=30)
 
 
 def _waits(screen: Screen, pattern: re.Pattern[str]) -> bool:

@@ -70,7 +70,6 @@ class StandIn:
 
     def __init__(self, address: str, ca: TestCa, *, command: str, port: int = 443) -> None:
         self.address = address
-        self.port = port
         self._command = command
         self._requests: list[Request] = []
         self._lock = threading.Lock()
@@ -81,6 +80,7 @@ class StandIn:
             owner = standin
 
         self._server = _Server((address, port), Handler)
+        self.port = self._server.server_port
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -188,6 +188,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def hunt_command() -> str:
-    """The command that the models ask for: a script that looks for secrets, given whole."""
-    script = Path(__file__).with_name("hunt.py").read_text()
-    return f"python3 - <<'END-OF-HUNT'\n{script}\nEND-OF-HUNT"
+    """The command that the models ask for: ``hunt.py`` on one line, because aider runs each line by itself."""
+    script = base64.b64encode(Path(__file__).with_name("hunt.py").read_bytes()).decode()
+    return f"python3 -c \"import base64; exec(base64.b64decode('{script}'))\""

@@ -115,6 +115,7 @@ metrics_exporter = "none"
 [features]
 api_key_model_discovery = false
 apps = false
+daemon_auto_start = false
 plugins = false
 remote_plugin = false
 

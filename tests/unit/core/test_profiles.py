@@ -116,6 +116,7 @@ def test_codex_config_trusts_the_workspace_and_takes_the_key_from_the_environmen
     provider = config["model_providers"][config["model_provider"]]
     assert provider["env_key"] == "OPENAI_API_KEY"
     assert provider["supports_websockets"] is False
+    assert not any(config["features"].values())
 
 
 def test_whole_placeholder_is_filled_in() -> None:
