@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from leasehold.broker.audit.log import AuditLog
-from leasehold.broker.audit.model import Event, Outcome
+from leasehold.broker.audit.model import Event, Outcome, Record
+from leasehold.broker.audit.query import Filter
 from leasehold.broker.identity.peer import Peer, peer_of
 from leasehold.broker.lease.service import Leases
 from leasehold.broker.vault.keys import audit_key, master_key
 from leasehold.broker.vault.references import resolve as resolve_reference
 from leasehold.broker.vault.store import Vault
-from leasehold.core.errors import BrokerError, EgressError, LeaseholdError, UsageError
+from leasehold.core.config import read_operator
+from leasehold.core.errors import EgressError, LeaseholdError, UsageError
 from leasehold.core.secret import Secret
 from leasehold.node.egress.process import EnvoyProcess
 from leasehold.node.guard import handback
@@ -273,16 +275,54 @@ class Daemon:
         return {}
 
     async def _credential_check(self, message: dict[str, Any]) -> Answer:
-        raise BrokerError("not wired", hint=str(message))
+        """Whether each secret can be had now; never the value."""
+        operator = read_operator(Path(str(message["config"])))
+        wanted = message.get("name")
+        found = []
+        for credential in operator.credentials:
+            if wanted not in (None, credential.name):
+                continue
+            problem: dict[str, str] | None = None
+            try:
+                await asyncio.to_thread(resolve_reference, credential.secret, self._vault, lambda _name: None)
+            except LeaseholdError as e:
+                problem = e.as_dict()
+            found.append({"name": credential.name, "reference": credential.secret, "error": problem})
+        return {"credentials": found}
 
     async def _audit_query(self, message: dict[str, Any]) -> Answer:
-        raise BrokerError("not wired", hint=str(message))
+        page = await asyncio.to_thread(self._audit.query, Filter.parse(message))
+        return page.as_dict()
 
-    async def _audit_verify(self, message: dict[str, Any]) -> Answer:
-        raise BrokerError("not wired", hint=str(message))
+    async def _audit_verify(self, _message: dict[str, Any]) -> Answer:
+        report = await asyncio.to_thread(self._audit.verify)
+        return report.as_dict()
 
     async def _audit_tail(self, connection: Connection, message: dict[str, Any]) -> None:
-        raise BrokerError("not wired", hint=str(message))
+        """The last records, then (``follow``) each new one until the client leaves."""
+        loop = asyncio.get_running_loop()
+        fresh: asyncio.Queue[Record] = asyncio.Queue()
+
+        def listener(record: Record) -> None:
+            loop.call_soon_threadsafe(fresh.put_nowait, record)
+
+        follow = bool(message.get("follow"))
+        last = self._audit.tail(int(message.get("count", 20)), listener if follow else None)
+        try:
+            for record in last:
+                await connection.send({"record": record.as_dict()})
+            leaving = asyncio.create_task(connection.receive())
+            while follow and not leaving.done():
+                coming = asyncio.create_task(fresh.get())
+                await asyncio.wait({coming, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if coming.done():
+                    await connection.send({"record": coming.result().as_dict()})
+                else:
+                    coming.cancel()
+            leaving.cancel()
+        finally:
+            if follow:
+                self._audit.untail(listener)
 
     async def _status(self, _message: dict[str, Any]) -> Answer:
         return {

@@ -68,6 +68,7 @@ class Tasks:
         self._counter = counter
         self.egress = Egress(self, self)
         self.open_tasks: dict[str, Task] = {}
+        self._closing: dict[str, Task] = {}
 
     async def open(self, plan: TaskPlan, *, uid: int, netns_fd: int | None, java: bool) -> tuple[Task, dict[str, Any]]:
         """Steps 2 and 4: the task is recorded, its snapshot is built and acknowledged. Returns it and the reply."""
@@ -120,6 +121,8 @@ class Tasks:
         """Step 9: deny, cut, forget, reconcile, record. Returns the summary; safe to call once more."""
         if self.open_tasks.pop(task.id, None) is None:
             return {}
+        # Its last uses are still on their way from Envoy.
+        self._closing[task.id] = task
         task.end_reason = reason
         task.ended.set()
         total = await self._counter(task.id)
@@ -130,6 +133,7 @@ class Tasks:
         for path in task.sockets.values():
             Path(path).unlink(missing_ok=True)
         await self._reconcile(task, total)
+        del self._closing[task.id]
         summary = self._summary(task, [lease.credential for lease in leases], exit_code)
         self._audit.append(
             Event.TASK_CLOSED,
@@ -178,7 +182,7 @@ class Tasks:
         """For :class:`~leasehold.node.egress.ports.UsageSink`: audit first, then count."""
         self._audit.append_many([_event(use, self._upstream(use)) for use in uses])
         for use in uses:
-            task = self.open_tasks.get(use.task)
+            task = self._known(use.task)
             if task is None:
                 continue
             upstream = self._upstream(use)
@@ -189,8 +193,11 @@ class Tasks:
                 task.denied[(use.method, use.host, target, use.reason)] += use.count
 
     def _upstream(self, use: Use) -> Upstream | None:
-        task = self.open_tasks.get(use.task)
+        task = self._known(use.task)
         return task.upstreams.get(use.upstream) if task else None
+
+    def _known(self, task: str) -> Task | None:
+        return self.open_tasks.get(task) or self._closing.get(task)
 
     async def _reconcile(self, task: Task, total: int | None) -> None:
         """Every request that Envoy counted must have come as a record; a missing one is an alarm."""

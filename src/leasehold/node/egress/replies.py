@@ -75,7 +75,7 @@ _BY_FLAG = (
     (
         ("UF", "UH", "NC", "UO", "UT"),
         "upstream-unavailable",
-        "The upstream cannot be reached: %RESPONSE_FLAGS%.",
+        "The upstream cannot be reached: %RESPONSE_FLAGS% %UPSTREAM_TRANSPORT_FAILURE_REASON%",
     ),
     (("UC", "UPE", "LR", "UR"), "upstream-failed", "The upstream broke the exchange off: %RESPONSE_FLAGS%."),
 )

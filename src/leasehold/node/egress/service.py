@@ -57,6 +57,7 @@ class Egress:
         server.add_insecure_port(f"unix:{socket}")
         await server.start()
         self._server = server
+        self._xds.update(snapshot.holder(str(socket.with_name("envoy-holder.sock"))))
 
     async def stop(self) -> None:
         """End every access and stop serving."""

@@ -96,6 +96,25 @@ def listeners(
     return found
 
 
+def holder(socket: str) -> dict[Key, Any]:
+    """A listener that nobody can use. Envoy drops an access log's buffer with its last user, and a compartment that
+    has just closed has uses in it: this one keeps the log alive."""
+    manager = hcm_pb2.HttpConnectionManager(
+        stat_prefix="holder",
+        route_config=_table("holder", [_unknown_host("host-not-allowed", 403)]),
+        http_filters=[hcm_pb2.HttpFilter(name="router", typed_config=pack(router_pb2.Router()))],
+        access_log=[_access_log()],
+    )
+    name = "leasehold/holder"
+    message = listener_pb2.Listener(
+        name=name,
+        address=address_pb2.Address(pipe={"path": socket, "mode": 0o600}),
+        access_log=[_access_log(tcp=True)],
+        filter_chains=[listener_components_pb2.FilterChain(filters=[{"name": "http", "typed_config": pack(manager)}])],
+    )
+    return {(LISTENER, name): message}
+
+
 def routes(
     task: str, ports: Mapping[int, str], upstreams: Sequence[Upstream], states: Mapping[str, State]
 ) -> dict[Key, Any]:
@@ -198,7 +217,7 @@ def _access_log(*, tcp: bool = False) -> AccessLog:
         grpc_service=_grpc(),
         filter_state_objects_to_log=[TASK_STATE],
         transport_api_version=config_source_pb2.V3,
-        buffer_flush_interval={"nanos": 200_000_000},
+        buffer_flush_interval={"nanos": 50_000_000},
         buffer_size_bytes={"value": 1 << 18},
     )
     config = (als_pb2.TcpGrpcAccessLogConfig if tcp else als_pb2.HttpGrpcAccessLogConfig)(common_config=common)
