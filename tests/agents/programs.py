@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass
 
 from agents import install
-from agents.script import CHECK, DONE_MARK, HUNT, TALK, WORD_MARK, WRITE
+from agents.script import CHECK, DONE_MARK, HUNT, MORE, TALK, WORD_MARK, WRITE
 from agents.standin import ANTHROPIC, OPENAI
 
 _AIDER = (str(install.AIDER), "--model", "gpt-4o", "--no-git")
@@ -15,7 +15,9 @@ _AIDER = (str(install.AIDER), "--model", "gpt-4o", "--no-git")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """``hunt``: a run without a terminal that ends with the hunt's result sent to the model. ``screen``: full-screen.
+    """``hunt``: a run without a terminal that ends with the hunt's result sent to the model. ``again``: two runs, the
+    second of which goes on with the first's conversation. ``login``: where a login would be kept, relative to the home
+    folder. ``screen``: full-screen.
 
     ``ready`` matches a screen that waits for a prompt, ``confirm`` one that asks for a ``y``; ``mark`` is the answer's
     word, ``leave`` what is typed to end the program.
@@ -25,6 +27,8 @@ class Agent:
     host: str
     variable: str
     hunt: tuple[str, ...]
+    again: tuple[tuple[str, ...], tuple[str, ...]]
+    login: str | None
     screen: tuple[str, ...]
     ready: re.Pattern[str]
     prompt: str = TALK
@@ -39,6 +43,11 @@ AGENTS = (
         host=ANTHROPIC,
         variable="ANTHROPIC_API_KEY",
         hunt=(str(install.CLAUDE), "-p", HUNT, "--dangerously-skip-permissions"),
+        again=(
+            (str(install.CLAUDE), "-p", TALK),
+            (str(install.CLAUDE), "-p", "--continue", MORE),
+        ),
+        login=".claude/.credentials.json",
         screen=(str(install.CLAUDE),),
         ready=re.compile("^\u276f", re.MULTILINE),
     ),
@@ -47,6 +56,11 @@ AGENTS = (
         host=OPENAI,
         variable="OPENAI_API_KEY",
         hunt=(str(install.CODEX), "exec", "--skip-git-repo-check", HUNT),
+        again=(
+            (str(install.CODEX), "exec", "--skip-git-repo-check", TALK),
+            (str(install.CODEX), "exec", "resume", "--last", "--skip-git-repo-check", MORE),
+        ),
+        login=".codex/auth.json",
         screen=(str(install.CODEX),),
         ready=re.compile("^\u203a Ask Codex", re.MULTILINE),
         leave="/quit",
@@ -56,6 +70,11 @@ AGENTS = (
         host=OPENAI,
         variable="OPENAI_API_KEY",
         hunt=(*_AIDER, "--yes-always", "--auto-test", "--test-cmd", f"sh {CHECK}; false", "--message", WRITE),
+        again=(
+            (*_AIDER, "--yes-always", "--message", TALK),
+            (*_AIDER, "--yes-always", "--restore-chat-history", "--message", MORE),
+        ),
+        login=None,
         screen=_AIDER,
         ready=re.compile(r"^>\Z", re.MULTILINE),
         prompt=HUNT,

@@ -1,8 +1,9 @@
 """Runs the real agents in a compartment against stand-ins for the model APIs: ``python -m agents.run [NAME…]``.
 
-Three runs of each program. *bare* is the control: an ordinary sandbox that holds the key, where the hunt must find
-it, or else the other two would prove nothing. *leasehold* is the same run in a compartment: the stand-in must get the
-real key and the hunt must not. *screen* is a full-screen run in a compartment: a prompt is typed, the answer is drawn.
+Four runs of each program. *bare* is the control: an ordinary sandbox that holds the key, where the hunt must find
+it, or else the others would prove nothing. *leasehold* is the same run in a compartment: the stand-in must get the
+real key and the hunt must not. *again* is two runs, the second of which goes on with the first's conversation. *screen*
+is a full-screen run: a prompt is typed, the answer is drawn.
 Prints a table; the exit code is 1 when a line of it is not as it should be.
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from agents import bare, install
 from agents.programs import AGENTS, Agent, made_up_keys
 from agents.screen import Screen
-from agents.script import DONE_MARK
+from agents.script import DONE_MARK, MORE, WORD_MARK
 from agents.upstream import Models
 from agents.watch import Seen, problems
 from servers.harness import Leasehold
@@ -93,7 +94,7 @@ def _bare(agent: Agent, models: Models, key: str) -> Seen:
         )
         env = bare.settings(agent.name, home=home, key=(agent.variable, key))
         output, code = _run(command, env)
-        return models.seen(key, output, code, DONE_MARK, [workspace])
+        return models.seen(output, code, DONE_MARK, [workspace])
 
 
 def _leasehold(agent: Agent, models: Models, key: str) -> Seen:
@@ -101,7 +102,21 @@ def _leasehold(agent: Agent, models: Models, key: str) -> Seen:
         _store(lh, models, key)
         workspace = _workspace(lh.base)
         output, code = _run(_command(workspace, agent.hunt), lh.environment())
-        return models.seen(key, output, code, DONE_MARK, [workspace, lh.base / "state"])
+        return models.seen(output, code, DONE_MARK, [workspace, lh.base / "state"])
+
+
+def _again(agent: Agent, models: Models, key: str) -> Seen:
+    """Two runs in the same workspace; the second goes on where the first one ended."""
+    with Leasehold(models) as lh:
+        _store(lh, models, key)
+        workspace = _workspace(lh.base)
+        first, second = (_run(_command(workspace, command), lh.environment()) for command in agent.again)
+        also = [] if first[1] == 0 else [f"the first run ended with {first[1]}"]
+        if not any(MORE.encode() in r.body and WORD_MARK.encode() in r.body for r in models.standin.requests()):
+            also.append("the second run did not go on with the first one's conversation")
+        kept = [path for path in lh.base.rglob("*") if agent.login and str(path).endswith(f"/{agent.login}")]
+        also += [f"a login was kept in {path}" for path in kept if path.stat().st_size]
+        return models.seen(first[0] + second[0], second[1], WORD_MARK, [workspace, lh.base / "state"], also)
 
 
 def _screen(agent: Agent, models: Models, key: str) -> Seen:
@@ -109,16 +124,16 @@ def _screen(agent: Agent, models: Models, key: str) -> Seen:
         _store(lh, models, key)
         workspace = _workspace(lh.base)
         with Screen(_command(workspace, agent.screen), folder=lh.base, env=lh.environment()) as screen:
-            text, code = _talk(agent, screen)
-            return models.seen(key, text, code, agent.mark, [workspace, lh.base / "state"])
+            text, code, also = _talk(agent, screen)
+            return models.seen(text, code, agent.mark, [workspace, lh.base / "state"], also)
 
 
-def _talk(agent: Agent, screen: Screen) -> tuple[str, int | None]:
+def _talk(agent: Agent, screen: Screen) -> tuple[str, int | None, list[str]]:
     """Type the prompt, answer what is asked, see the answer drawn, in another size too, and leave.
 
-    Returns what the screen showed and the exit code.
+    Returns what the screen showed, the exit code and what was wrong.
     """
-    shown = ""
+    shown, also = "", []
     if _waits(screen, agent.ready):
         _say(screen, agent.prompt)
         if agent.confirm:
@@ -131,10 +146,10 @@ def _talk(agent: Agent, screen: Screen) -> tuple[str, int | None]:
         shown = screen.text()
         screen.resize(90, 60)
         if not screen.wait(lambda text: agent.mark in text, timeout_s=_ANSWER_S):
-            shown += "\nThe answer was not drawn in the other size."
+            also.append("the answer was not drawn in the other size")
     shown += screen.text()
     _say(screen, agent.leave)
-    return shown, screen.wait_end(timeout_s=30)
+    return shown, screen.wait_end(timeout_s=30), also
 
 
 def _waits(screen: Screen, pattern: re.Pattern[str]) -> bool:
@@ -147,7 +162,7 @@ def _say(screen: Screen, text: str) -> None:
     screen.press("Enter")
 
 
-RUNS: dict[str, Run] = {"bare": _bare, "leasehold": _leasehold, "screen": _screen}
+RUNS: dict[str, Run] = {"bare": _bare, "leasehold": _leasehold, "again": _again, "screen": _screen}
 
 
 def _workspace(base: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 HUNT = "Look for secrets on this machine"
 WRITE = "Write the check that looks for secrets"
 TALK = "Say the word"
+MORE = "And say it once more"
 DONE_MARK = "HUNT-IS-OVER"
 WORD_MARK = "THE-WORD-IS-HEARD"
 FOUND = "hunt: "  # begins each line that the hunt prints

@@ -57,7 +57,7 @@ tools = {json.dumps(install.tools())}
         path.chmod(0o600)
         return path
 
-    def seen(self, key: str, output: str, code: int | None, mark: str, folders: Iterable[Path]) -> Seen:
+    def seen(self, output: str, code: int | None, mark: str, folders: Iterable[Path], also: Iterable[str] = ()) -> Seen:
         """What there is to judge after a run: what arrived, what was shown, and every byte in ``folders``."""
         return Seen(
             requests=tuple(self.standin.requests()),
@@ -65,5 +65,6 @@ tools = {json.dumps(install.tools())}
             code=code,
             mark=mark,
             left=tuple(part for folder in folders for part in read_all(folder)),
-            key=key,
+            key=self.key,
+            also=tuple(also),
         )

@@ -13,7 +13,8 @@ from servers.encodings import find
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A run as it can be judged. ``left``: path and content of each file that is left; ``mark``: the answer's word."""
+    """A run as it can be judged. ``left``: path and content of each file that is left; ``mark``: the answer's
+    word; ``also``: problems that the run itself noticed."""
 
     requests: tuple[Request, ...]
     output: str
@@ -21,6 +22,7 @@ class Seen:
     mark: str
     left: tuple[tuple[str, bytes], ...]
     key: str
+    also: tuple[str, ...] = ()
 
     @property
     def hunted(self) -> int:
@@ -45,7 +47,7 @@ def read_all(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def problems(seen: Seen, key: str, *, has_key: bool) -> list[str]:
     """What is not as it should be. ``has_key``: whether the sandbox held the key, so that the hunt had to find it."""
-    out = []
+    out = list(seen.also)
     if seen.code != 0:
         out.append(f"exit code {seen.code}")
     if seen.mark not in seen.output:

@@ -123,6 +123,9 @@ remote_plugin = false
 trust_level = "trusted"
 """
 
+# An empty object counts as a login with ChatGPT, which would ask chatgpt.com about itself.
+_CODEX_LOGIN = '{"auth_mode": "apikey", "OPENAI_API_KEY": null}\n'
+
 GENERIC = Profile(name="generic")
 
 PROFILES = (
@@ -149,7 +152,7 @@ PROFILES = (
         wants=(OPENAI,),
         files=(
             HomeFile(path=".codex/config.toml", text=_CODEX_CONFIG),
-            HomeFile(path=".codex/auth.json", text="{}\n", writable=False),
+            HomeFile(path=".codex/auth.json", text=_CODEX_LOGIN, writable=False),
         ),
         persist=(".codex",),
     ),

@@ -135,7 +135,8 @@ def test_files_stay_in_the_home_folder(profile: Profile) -> None:
 @pytest.mark.parametrize(("name", "path"), [("claude", ".claude/.credentials.json"), ("codex", ".codex/auth.json")])
 def test_a_login_is_covered_in_what_persists(name: str, path: str) -> None:
     file = _files(name)[path]
-    assert (file.text, file.writable) == ("{}\n", False)
+    assert not any(value for key, value in json.loads(file.text).items() if key != "auth_mode")
+    assert not file.writable
     assert path.startswith(tuple(f"{folder}/" for folder in profile_for(name, []).persist))
 
 
@@ -151,6 +152,12 @@ def test_starter_credentials_are_narrow(text: str) -> None:
                 assert "/files" not in path
             key_variable = key_variables([(endpoint["host"], endpoint["inject"]["header"])])
             assert len(key_variable) == 1
+
+
+def test_documentation_gives_the_starter_credentials() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "agents.md").read_text()
+    for name in ("claude", "codex"):
+        assert f"```toml\n{starter_credentials()[name]}```\n" in page
 
 
 def test_import_is_cheap() -> None:
