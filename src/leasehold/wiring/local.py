@@ -203,7 +203,6 @@ class Daemon:
             await connection.send({"ok": True})
             return True
         for name, count in sorted(message.get("denied_names", {}).items()):
-            task.denied[("", str(name)[:255], "", "unknown name")] += int(count)
             self._audit.append(
                 Event.NAME_DENIED,
                 outcome=Outcome.DENIED,
@@ -211,7 +210,7 @@ class Daemon:
                 host=str(name)[:255],
                 count=int(count),
             )
-        found = [str(line) for line in message.get("handback", {}).get("lines", [])][:100]
+        found = [str(line) for line in message.get("handback", {}).get("notes", [])][:100]
         if found:
             self._audit.append(Event.HANDBACK_FOUND, outcome=Outcome.DONE, task=task.id, found=found)
         summary = await self._tasks.close(task, reason="ended", exit_code=message.get("exit_code"))
