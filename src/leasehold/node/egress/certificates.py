@@ -19,9 +19,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from leasehold.core.secret import Secret
 
-TRUSTSTORE_PASSWORD = b"changeit"
-"""What Java expects of a trust store; it protects nothing, the content is public."""
-
 # Clocks of virtual machines lag behind; a certificate "from the future" would stop the agent.
 _BACKDATED = datetime.timedelta(minutes=5)
 _NOWHERE = "invalid"
@@ -96,17 +93,9 @@ class CompartmentCA:
         return certificate.public_bytes(_PEM) + self._issuer_pem, self._leaf_key_pem
 
     def truststore(self) -> bytes:
-        """A PKCS#12 trust store that Java reads, with the password :data:`TRUSTSTORE_PASSWORD`."""
-        # The password is public, so rounds of its derivation would only cost time.
-        encryption = (
-            serialization.PrivateFormat.PKCS12.encryption_builder()
-            .kdf_rounds(1)
-            .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
-            .hmac_hash(hashes.SHA256())
-            .build(TRUSTSTORE_PASSWORD)
-        )
+        """A PKCS#12 trust store that Java reads as its default one, which it opens without a password."""
         entry = pkcs12.PKCS12Certificate(self._root, b"leasehold")
-        return pkcs12.serialize_java_truststore([entry], encryption)
+        return pkcs12.serialize_java_truststore([entry], serialization.NoEncryption())
 
 
 def _builder(
