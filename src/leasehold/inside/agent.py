@@ -51,9 +51,7 @@ def main(argv: Sequence[str]) -> int:
         case ["explain"]:
             sys.stdout.write("".join(f"{code}\n  {why}\n" for code, why in _WHY.items()))
         case ["explain", code]:
-            sys.stdout.write(
-                _WHY.get(code, "Nothing is known here about this code; the response has a hint.") + "\n"
-            )
+            sys.stdout.write(_WHY.get(code, "Nothing is known here about this code; the response has a hint.") + "\n")
         case [] | ["-h"] | ["--help"]:
             sys.stdout.write(_USAGE)
         case _:
@@ -77,7 +75,5 @@ def show(grants: dict[str, Any]) -> str:
         lines += [f"    {line}" for line in grant["lines"]]
     if grants["hosts"]:
         lines += ["  without a credential", *(f"    {line}" for line in grants["hosts"])]
-    lines.append(
-        f"  ports {', '.join(str(port) for port in grants['ports'])}; no other name or port can be reached"
-    )
+    lines.append(f"  ports {', '.join(str(port) for port in grants['ports'])}; no other name or port can be reached")
     return "\n".join(lines) + "\n"

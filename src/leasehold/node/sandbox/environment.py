@@ -34,43 +34,47 @@ _TRUSTING = (
 _TRUST = dict.fromkeys(_TRUSTING, CA_FILE)
 
 # What usually holds a credential, an address of one, or a way to one (PLACES: environment, sockets, pipelines).
-_CREDENTIAL = re.compile(
-    r"""(?:.*_)?(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|DSN|PAT|COOKIE|SESSION)
+_CREDENTIAL = r"""(?:.*_)?(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|DSN|PAT|COOKIE|SESSION)
     |.*(?:TOKEN|APIKEY|SECRET|PASSWORD|CREDENTIALS).*
     |(?:AWS|AZURE|ARM|GOOGLE|GCLOUD|CLOUDSDK|GH|GITHUB|GITLAB|NPM|TWINE|UV|VAULT|OP|TF_VAR|TF_TOKEN|ACTIONS|RUNNER
       |INPUT|CI_JOB|CI_REGISTRY|IDENTITY|MSI|VSCODE|SSH|GPG|DBUS|DOCKER|CONTAINER|KUBE|PODMAN|SPIFFE|LEASEHOLD)_.*
     |BW_SESSION|DATABASE_URL|PGPASSWORD|PGPASSFILE|MYSQL_PWD|KUBECONFIG|PIP_(?:EXTRA_)?INDEX_URL|PIP_CONFIG_FILE
-    |NETRC|BOTO_CONFIG|(?:.*_)?PROXY|DISPLAY|WAYLAND_DISPLAY|XAUTHORITY|XDG_RUNTIME_DIR|TMUX|STY|KRB5CCNAME""",
-    re.VERBOSE | re.IGNORECASE | re.DOTALL,
-)
+    |NETRC|BOTO_CONFIG|(?:.*_)?PROXY|DISPLAY|WAYLAND_DISPLAY|XAUTHORITY|XDG_RUNTIME_DIR|TMUX|STY|KRB5CCNAME"""
 # What makes a program load code or settings of somebody's choice.
-_INJECTING = re.compile(
-    r"""(?:LD|DYLD|BASH_FUNC|GIT_CONFIG|GIT_SSH|GIT_TRACE|GCONV|MALLOC)_.*
+_INJECTING = r"""(?:LD|DYLD|BASH_FUNC|GIT_CONFIG|GIT_SSH|GIT_TRACE|GCONV|MALLOC)_.*
     |BASH_ENV|ENV|SHELLOPTS|BASHOPTS|PROMPT_COMMAND|PS4|IFS|CDPATH|GIT_SSH|GIT_ASKPASS|SSH_ASKPASS
     |GIT_(?:EXEC_PATH|TEMPLATE_DIR|EXTERNAL_DIFF|EDITOR|SEQUENCE_EDITOR|PAGER|PROXY_COMMAND|DIR|SSL_NO_VERIFY)
     |NODE_(?:OPTIONS|PATH|TLS_REJECT_UNAUTHORIZED|EXTRA_CA_CERTS)|PYTHON(?:PATH|STARTUP|HOME|INSPECT|BREAKPOINT)
     |PERL5?(?:OPT|LIB|DB)|PERL5DB|RUBY(?:OPT|LIB)|(?:_JAVA|JAVA_TOOL|JDK_JAVA|MAVEN|GRADLE|SBT)_?OPT(?:ION)?S
     |CLASSPATH|GOFLAGS|GOPROXY|CARGO_HOME|RUSTC_WRAPPER|DOTNET_STARTUP_HOOKS|LESSOPEN|LESSCLOSE|BROWSER
-    |HOSTALIASES|RES_OPTIONS|LOCALDOMAIN|NLSPATH|TERMINFO(?:_DIRS)?|OPENSSL_(?:CONF|ENGINES|MODULES)|SSLKEYLOGFILE""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_USERINFO = re.compile(r"://[^/?#@\s]+@")
+    |HOSTALIASES|RES_OPTIONS|LOCALDOMAIN|NLSPATH|TERMINFO(?:_DIRS)?|OPENSSL_(?:CONF|ENGINES|MODULES)|SSLKEYLOGFILE"""
+_USERINFO = r"://[^/?#@\s]+@"
 
 
 def check_names(names: Sequence[str]) -> None:
     """Refuse what an operator may not pass in (``ConfigError``): names of credentials and of code to load."""
+    flags = re.VERBOSE | re.IGNORECASE
     for name in names:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ConfigError(f"sandbox.env: {name!a} is not the name of a variable", hint="name one exactly")
-        if _CREDENTIAL.fullmatch(name):
+        if re.fullmatch(_CREDENTIAL, name, flags):
             raise ConfigError(
                 f"sandbox.env: {name} usually holds a credential or a way to one, and never enters a compartment",
                 hint="define it as a credential; the agent can use it without having it",
             )
-        if _INJECTING.fullmatch(name) or name in _TRUST:
+        if re.fullmatch(_INJECTING, name, flags) or name in _TRUST:
             raise ConfigError(
                 f"sandbox.env: {name} makes programs load code or settings, and never enters a compartment",
                 hint="put the setting into the project, where it can be seen",
+            )
+
+
+def _check_values(values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        if re.search(_USERINFO, value):
+            raise ConfigError(
+                f"sandbox.env: the value of {name} is a URL with a user name or password in it",
+                hint="define it as a credential; the agent can use it without having it",
             )
 
 
@@ -91,12 +95,7 @@ def agent_environment(
     profile's own settings. Later ones win: passed on, named, profile, placeholders, ours.
     """
     check_names(named)
-    for name in named:
-        if _USERINFO.search(host.get(name, "")):
-            raise ConfigError(
-                f"sandbox.env: the value of {name} is a URL with a user name or password in it",
-                hint="define it as a credential; the agent can use it without having it",
-            )
+    _check_values({name: host[name] for name in named if name in host})
     passed = {name: host[name] for name in (*_PASSED, *named) if name in host}
     passed |= {name: value for name, value in host.items() if name.startswith("LC_") and name not in passed}
     passed |= {name: host[name] for name in _PATHS if name in host and visible(host[name])}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import stat
 
 from leasehold.core.errors import SandboxError
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
+_CAP_VERSION_3, _CAP_SETFCAP, _CAPABILITIES = 0x20080522, 31, 64
 _MS_RDONLY, _MS_NOSUID, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = (
     1,
     2,
@@ -46,6 +50,58 @@ def fork_as_init() -> int:
     return pid
 
 
+def keep_capability_for_own_id() -> None:
+    """As root: give up every capability but CAP_SETFCAP, without which the kernel lets nobody map uid 0 into a user
+    namespace (Linux 5.12). bubblewrap drops that one itself, and for the agent the probe sees that it has."""
+    import ctypes
+
+    for number in range(_CAPABILITIES):
+        if number != _CAP_SETFCAP and ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            break  # one that this kernel does not have
+    header = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
+    bit = 1 << _CAP_SETFCAP
+    _call("capset", header, (ctypes.c_uint32 * 6)(bit, bit, 0, 0, 0, 0))
+    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def become_init(launcher: int) -> None:
+    """When our next child would be pid 1 of a new pid namespace, go on as that child.
+
+    The process that was called stays behind with no descriptors, waits for the child and ends as it does. Either dies
+    with what is above it: ``launcher`` is the process whose end ends everything.
+    """
+    try:
+        if os.readlink("/proc/self/ns/pid_for_children") == os.readlink("/proc/self/ns/pid"):
+            return
+    except FileNotFoundError:  # no child has been in it yet: it is a new one
+        pass
+    _die_with_parent()
+    if os.getppid() != launcher:
+        os._exit(125)
+    above = os.pidfd_open(os.getpid())
+    pid = os.fork()
+    if pid == 0:
+        _die_with_parent()
+        if select.select([above], [], [], 0)[0]:
+            os._exit(125)
+        return
+    for name in os.listdir("/proc/self/fd"):
+        _close_quietly(int(name))
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _die_with_parent() -> None:
+    _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _close_quietly(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:  # the one that listed the folder
+        return
+
+
 def guard_devices(paths: Iterable[str]) -> None:
     """Make these device nodes read-only in a mount namespace of our own: reading and writing the device goes on, but
     its owner (root's agent is one) can no longer change its mode for the whole host. Needs CAP_SYS_ADMIN."""
@@ -54,9 +110,7 @@ def guard_devices(paths: Iterable[str]) -> None:
     for path in paths:
         target = path.encode()
         _call("mount", target, target, None, _MS_BIND, None)
-        _call(
-            "mount", None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC, None
-        )
+        _call("mount", None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NOEXEC, None)
 
 
 def keep_only(kept: Iterable[int]) -> None:
@@ -124,6 +178,12 @@ def child_of(pid: int) -> int:
             return int((file.read().split() or ["0"])[0])
     except FileNotFoundError:
         return 0
+
+
+def is_running(pid: int, program: str) -> bool:
+    """Whether a process of ours executes ``program`` (its first 15 characters)."""
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+        return file.read().rstrip("\n") == program
 
 
 def status_of(pid: int) -> dict[str, str]:

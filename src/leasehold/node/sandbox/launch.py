@@ -56,7 +56,9 @@ class Compartment:
         while time.monotonic() < until:
             if select.select([self.pidfd], [], [], _POLL_S)[0]:
                 raise SandboxError(f"bubblewrap failed with status {self.wait()}", hint=_HINT)
-            self.init = kernel.child_of(self.pid)
+            # An ordinary user's bubblewrap runs under a process that only waits (kernel.become_init).
+            bwrap = self.pid if kernel.is_running(self.pid, "bwrap") else kernel.child_of(self.pid)
+            self.init = kernel.child_of(bwrap) if bwrap else 0
             if self.init and int(kernel.status_of(self.init).get("CapEff", "1"), 16) == 0:
                 self._init_pidfd = os.pidfd_open(self.init)
                 return
@@ -124,9 +126,7 @@ def start(
     """
     bwrap = next((path for path in _BWRAP if os.access(path, os.X_OK)), None)
     if bwrap is None:
-        raise SandboxError(
-            "bubblewrap is not installed", hint="install the package `bubblewrap`, 0.8 or later"
-        )
+        raise SandboxError("bubblewrap is not installed", hint="install the package `bubblewrap`, 0.8 or later")
     opener, memory = kernel.Opener(), []
     filter_read, filter_write = os.pipe2(os.O_CLOEXEC)
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
@@ -134,22 +134,22 @@ def start(
 
     def data(effect: Effect) -> int:
         copied = effect.op == "copy"
-        fd = (
-            os.open(effect.source, os.O_RDONLY | os.O_CLOEXEC)
-            if copied
-            else kernel.memory_file(effect.content)
-        )
+        fd = os.open(effect.source, os.O_RDONLY | os.O_CLOEXEC) if copied else kernel.memory_file(effect.content)
         memory.append(fd)
         return fd
 
     try:
         options = [*plan.options, "--seccomp", str(filter_read), "--json-status-fd", str(status_write)]
         argv, kept = arguments(plan.effects, opener.open, data)
-        argv = [bwrap, *options, *argv, "--", *plan.command]
+        # By descriptor: what stands on its command line, every user of the host can read, and so can the agent.
+        memory.append(kernel.memory_file(b"".join(os.fsencode(part) + b"\0" for part in (*options, *argv))))
+        kept.append(memory[-1])
+        argv = [bwrap, "--args", str(memory[-1]), "--", *plan.command]
+        launcher = os.getpid()
         kept += [filter_read, status_write, *([control] if control >= 0 else [])]
         pid = kernel.fork_as_init() if os.geteuid() == 0 else os.fork()
         if pid == 0:
-            _child(argv, environment, network, standard, kept, failed_write)
+            _child(argv, environment, network, standard, kept, failed_write, launcher)
     finally:
         opener.close()
         for fd in (filter_read, status_write, failed_write, *memory):
@@ -192,6 +192,7 @@ def _child(
     standard: tuple[int, int, int],
     kept: Sequence[int],
     failed: int,
+    launcher: int,
 ) -> NoReturn:
     """In the forked child: confine, then execute. What goes wrong is written to ``failed``; nothing is executed."""
     try:
@@ -203,9 +204,13 @@ def _child(
             os.dup2(source, fd)
         kernel.keep_only(kept)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if os.geteuid() == 0:
+        root = os.geteuid() == 0
+        if root:
             kernel.guard_devices(f"/dev/{node}" for node in NODES)
         network.enter()
+        kernel.become_init(launcher)
+        if root:
+            kernel.keep_capability_for_own_id()
         os.execve(argv[0], argv, environment)  # noqa: S606 (a list, and no shell is meant)
     except BaseException as error:
         os.write(failed, f"{type(error).__name__}: {error}"[:4096].encode(errors="replace"))

@@ -7,7 +7,6 @@ So the kernel is asked what came out, and every difference from the plan keeps t
 from __future__ import annotations
 
 import os
-import re
 
 from leasehold.core.record import record
 from leasehold.node.sandbox.kernel import status_of
@@ -85,6 +84,10 @@ def parse_mountinfo(text: str) -> tuple[tuple[str, bool], ...]:
 
 
 def _unescape(path: str) -> str:
+    if "\\" not in path:
+        return path
+    import re
+
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 

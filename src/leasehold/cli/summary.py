@@ -1,0 +1,83 @@
+"""What a person reads before and after a run (DESIGN 8). Pure: records in, lines out."""
+
+from __future__ import annotations
+
+import time
+
+from leasehold.core.text import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+_UNKNOWN_MAX = 20
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_NAME_MAX = 8
+
+
+def header(reply: Mapping[str, Any], workspace: str) -> list[str]:
+    """The task, and what it may use."""
+    where = "/".join(workspace.rstrip("/").split("/")[-2:])
+    lines = [
+        f"leasehold  task {reply['task']} · {reply['class']} · {duration(reply['expires_in_s'])} · {where}"
+    ]
+    for grant in reply["grants"]:
+        role = f" · {grant['role']}" if grant["role"] != "execute" else ""
+        lines.append(f"  {grant['name']:{_NAME_MAX}} {' · '.join(grant['lines'])}   {grant['when']}{role}")
+    if reply["hosts"]:
+        lines.append(f"  {'hosts':{_NAME_MAX}} {' · '.join(reply['hosts'])}   no credential")
+    return [printable(line) for line in lines]
+
+
+def footer(summary: Mapping[str, Any], unknown_names: Mapping[str, int], notes: Iterable[str]) -> list[str]:
+    """What was used, denied and taken back. ``notes``: what the hand-back and the broker had to say."""
+    lines = [f"leasehold  task {summary['task']} ended after {duration(summary['duration_s'])}"]
+    for credential in summary["credentials"]:
+        lines.append(f"  {credential['name']:{_NAME_MAX}} {_use(credential)}")
+    for host in summary["hosts"]:
+        if host["requests"]:
+            lines.append(
+                f"  {host['host']:{_NAME_MAX}} {_count(host['requests'], 'request')} without a credential"
+            )
+    denied = [
+        (row["count"], f"{row['method']} {row['host']}{row['path']}".strip(), row["reason"])
+        for row in summary["denied"]
+    ]
+    names = sorted(unknown_names.items(), key=lambda item: (-item[1], item[0]))
+    denied += [(n, name, "not a known host: allow it under [hosts]") for name, n in names[:_UNKNOWN_MAX]]
+    if len(names) > _UNKNOWN_MAX:
+        denied.append((len(names) - _UNKNOWN_MAX, "more names", "not known hosts"))
+    for at, (count, what, reason) in enumerate(denied):
+        lines.append(f"  {'' if at else 'denied':{_NAME_MAX}} {count} {_TIMES} {what}   {reason}")
+    if summary["alarm"]:
+        lines.append(f"  alarm    {summary['alarm']}")
+    lines += [f"  note     {note}" for note in notes]
+    lines.append(f"  secrets that entered the compartment: {summary['secrets_exposed']}")
+    return [printable(line) for line in lines]
+
+
+def _use(credential: Mapping[str, Any]) -> str:
+    if credential["first_use"] is None:
+        return "not used"
+    issued, ended = (
+        time.strftime("%H:%M:%S", time.localtime(credential[key])) for key in ("first_use", "ended")
+    )
+    return f"{_count(credential['requests'], 'request')} · first used {issued} · access ended {ended}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """As people say it: ``1 h``, ``12 min 40 s``, ``0.3 s``."""
+    if seconds < 10:
+        return f"{round(seconds, 1):g} s"
+    rest = round(seconds)
+    parts = []
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        number, rest = divmod(rest, size)
+        if number:
+            parts.append(f"{number} {unit}")
+    return " ".join(parts)
