@@ -39,7 +39,6 @@ class Event(enum.StrEnum):
 
     AUDIT_RECOVERED = "audit:recovered"
     CANARY_SEEN = "canary:seen"
-    CLIENT_REFUSED = "client:refused"
     CONNECTION_DENIED = "connection:denied"
     CREDENTIAL_FIRST_USE = "credential:first-use"
     CREDENTIAL_USED = "credential:used"
@@ -90,7 +89,6 @@ SHAPES: Mapping[Event, Shape] = MappingProxyType(
     {
         Event.AUDIT_RECOVERED: _host(ahead=Kind.COUNT, torn_bytes=Kind.COUNT, kept=Kind.TEXTS),
         Event.CANARY_SEEN: _task(name=Kind.TEXT, place=Kind.TEXT, host=Kind.HOST, count=Kind.COUNT),
-        Event.CLIENT_REFUSED: _host(reason=Kind.TEXT),
         Event.CONNECTION_DENIED: _task(reason=Kind.TEXT, **_USE),
         Event.CREDENTIAL_FIRST_USE: _task(
             credential=Kind.TEXT, role=Kind.TEXT, environment=Kind.TEXT, policy=Kind.TEXT, reason=Kind.TEXT
