@@ -315,12 +315,9 @@ def _event(use: Use, upstream: Upstream | None) -> dict[str, Any]:
         "sent": use.sent,
     }
     if upstream is not None and not use.reason:
-        return {
-            "event": Event.CREDENTIAL_USED if upstream.credential else Event.HOST_USED,
-            "outcome": Outcome.ALLOWED,
-            "task": use.task,
-            "credential": upstream.credential,
-            **row,
-        }
+        allowed = {"outcome": Outcome.ALLOWED, "task": use.task, **row}
+        if upstream.credential is None:
+            return {"event": Event.HOST_USED, **allowed}
+        return {"event": Event.CREDENTIAL_USED, "credential": upstream.credential, **allowed}
     event = Event.REQUEST_DENIED if use.method else Event.CONNECTION_DENIED
     return {"event": event, "outcome": Outcome.DENIED, "task": use.task, "reason": use.reason, **row}
