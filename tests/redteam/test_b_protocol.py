@@ -26,7 +26,8 @@ def _request(path: str, *headers: str, method: str = "GET") -> bytes:
 
 def test_b2_an_upgrade_that_was_answered_with_200_is_no_tunnel(leasehold: Leasehold) -> None:
     smuggled = get("/user/keys", method="POST")
-    answer = raw(leasehold, _request("/ws?answer=200", *_UPGRADE), smuggled)
+    answer = raw(leasehold, _request("/upgrade", *_UPGRADE), smuggled)
+    assert reached(leasehold, "/upgrade"), answer
     assert not reached(leasehold, "/user/keys"), answer
     works(leasehold)
 
@@ -77,7 +78,8 @@ def test_b6_case_hides_no_carrier(leasehold: Leasehold, header: str) -> None:
 @pytest.mark.parametrize("header", ["a: b\rc: d", "a: b\0c", "a\0: b", "a: b\n c: d\r", " folded: x", "a : b"])
 def test_b7_line_ends_and_nul_in_headers(leasehold: Leasehold, header: str) -> None:
     answer = raw(leasehold, get("/v1/me", header))
-    assert not reached(leasehold, "\0") and not reached(leasehold, "\rc: d"), answer
+    # What was forwarded, if anything, is one field on one line.
+    assert not any(reached(leasehold, split) for split in ("\nc: d", "b\r", "b\0")), answer
     works(leasehold)
 
 
@@ -104,7 +106,8 @@ def test_b17_connect_inside_tls_and_extended_connect(leasehold: Leasehold) -> No
     connect = b"CONNECT evil.test:443 HTTP/1.1\r\nhost: evil.test:443\r\n\r\n"
     assert not raw(leasehold, connect).startswith("HTTP/1.1 200")
     for protocol in ("websocket", "connect-udp"):
-        fields = (":method=CONNECT", f":protocol={protocol}", ":scheme=https", f":authority={HOST}", ":path=/v1/me")
+        target = (f":authority={HOST}", ":path=/v1/me")
+        fields = (":method=CONNECT", f":protocol={protocol}", ":scheme=https", *target)
         assert "HTTP 200" not in http2(leasehold, *fields)
     assert not carried(leasehold) and not attacker_got(leasehold)
     works(leasehold)
