@@ -42,6 +42,7 @@ def _check(harness: Leasehold, step: Step) -> None:
     text = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert all(words in done.stdout + done.stderr for words in step.says), text
     assert (done.returncode != 0) == step.fails, text
+    assert "alarm" not in done.stderr, text
     for name in ("git", "pypi", "npm", "api", "grpc"):
         assert not find(harness.up.server(name).credential, text), f"the credential of {name} came back"
 

@@ -49,7 +49,7 @@ def write(up: Upstreams, folder: Path, servers: tuple[str, ...], *, extra: str =
         reference = _secret(folder, name, up.server(name).credential)
         sections += SECTIONS[name](up, reference)
     path = folder / "config.toml"
-    path.write_text("\n".join([*sections, extra]))
+    path.write_text("\n".join([*sections, extra.replace("@folder@", str(folder))]))
     path.chmod(0o600)
     return path
 
@@ -147,7 +147,9 @@ def _api(up: Upstreams, reference: str) -> list[str]:
         out += [_credential(name, reference), _endpoint(name, host, port, rest)]
         if name == "api":
             out.append(
-                _endpoint(name, host, port, {"paths": '["/ws", "/upgrade"]', "websocket": "true", "inject": inject})
+                _endpoint(
+                    name, host, port, {"paths": '["/ws", "/upgrade"]', "websocket": "true", "inject": inject}
+                )
             )
     return out
 

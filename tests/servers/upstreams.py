@@ -123,7 +123,8 @@ class Upstreams:
         """Write ``folder/config.toml`` and a file per secret; returns its path.
 
         ``servers``: whose credentials to define (all when empty); they are started, because a server may
-        issue its token itself. ``extra``: TOML that is added at the end.
+        issue its token itself. ``extra``: TOML that is added at the end, with ``@folder@``
+        replaced (it has ``api.secret`` and so on).
         """
         return config.write(self, folder, servers or tuple(config.SECTIONS), extra=extra)
 
