@@ -103,7 +103,12 @@ class AuditLog:
             last = self._head.seq
             if listener is not None:
                 self._listeners.append(listener)
-        return self._reading(lambda: query(self._store, Filter(limit=count), last)).records
+        try:
+            return self._reading(lambda: query(self._store, Filter(limit=count), last)).records
+        except AuditError:
+            if listener is not None:
+                self.untail(listener)
+            raise
 
     def untail(self, listener: Listener) -> None:
         """End what :meth:`tail` began."""

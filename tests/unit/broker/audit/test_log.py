@@ -306,6 +306,22 @@ def test_tail_gives_the_last_and_then_each_new_one(opened: Open) -> None:
     assert [record.fields["pid"] for record in log.tail(1)] == [10]
 
 
+def test_a_tail_that_cannot_be_read_is_not_followed(opened: Open, folder: Path) -> None:
+    log = opened()
+    started(log)
+    path = folder / "000000000001.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(b"x" * (len(content) - 1) + b"\n")
+    heard: list[Record] = []
+    with pytest.raises(AuditError, match="is not a record"):
+        log.tail(2, heard.append)
+    with pytest.raises(AuditError, match="is not a record"):
+        log.tail(2)
+    path.write_bytes(content)
+    started(log)
+    assert heard == []
+
+
 def test_a_record_that_was_not_written_is_not_told(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     log = opened()
     heard: list[Record] = []
