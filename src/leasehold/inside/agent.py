@@ -41,13 +41,13 @@ _WHY = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], grants_file: str = GRANTS) -> int:
     """Returns the exit code: 0, or 2 for a wrong command line."""
     match list(argv):
         case ["grants"]:
-            sys.stdout.write(show(_grants()))
+            sys.stdout.write(show(_grants(grants_file)))
         case ["grants", "--json"]:
-            sys.stdout.write(json.dumps(_grants()) + "\n")
+            sys.stdout.write(json.dumps(_grants(grants_file)) + "\n")
         case ["explain"]:
             sys.stdout.write("".join(f"{code}\n  {why}\n" for code, why in _WHY.items()))
         case ["explain", code]:
@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _grants() -> dict[str, Any]:
-    with open(GRANTS, encoding="utf-8") as file:
+def _grants(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
         grants: dict[str, Any] = json.load(file)
     return grants
 

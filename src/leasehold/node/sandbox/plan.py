@@ -119,7 +119,11 @@ def make_plan(request: SandboxRequest, host: Host) -> Plan:
         effects=tuple(effects),
         command=command,
         mounts=tuple(mounts(effects, host).items()),
-        allowed=(f"{host.home}/.gitconfig", *(inside for _, inside in request.persist)),
+        allowed=(
+            *((f"{host.home}/.gitconfig",) if host.git_user else ()),
+            *(inside for _, inside in request.persist),
+            *(path for path, _, _ in request.files),
+        ),
     )
 
 
@@ -128,9 +132,7 @@ def check_workspace(workspace: str, host: Host, forbidden: Sequence[str]) -> Non
     hint = "choose the project's own folder: --workspace DIR"
     place = conflicts(workspace, host.homes)
     if place is not None:
-        raise SandboxError(
-            f"the workspace {workspace} cannot be shown to an agent because of {place}", hint=hint
-        )
+        raise SandboxError(f"the workspace {workspace} cannot be shown to an agent because of {place}", hint=hint)
     for folder in forbidden:
         if within(folder, workspace) or within(workspace, folder):
             raise SandboxError(f"the workspace {workspace} and our own {folder} lie in each other", hint=hint)
@@ -176,9 +178,7 @@ def _system(host: Host) -> list[Effect]:
 
 
 def _etc(request: SandboxRequest, host: Host) -> list[Effect]:
-    effects = [
-        Effect(op="dir", dest=f"/{name}", mode="0755") for name in ("etc", "etc/ssl", "run", "sys", "var")
-    ]
+    effects = [Effect(op="dir", dest=f"/{name}", mode="0755") for name in ("etc", "etc/ssl", "run", "sys", "var")]
     effects += [Effect(op="copy", dest=path, source=path, mode="0444") for path in host.etc_files]
     effects += [Effect(op="ro-bind", dest=path, source=path) for path in host.etc_folders]
     effects += [Effect(op="symlink", dest=path, source=target) for path, target in host.etc_links]
@@ -191,9 +191,7 @@ def _etc(request: SandboxRequest, host: Host) -> list[Effect]:
         "group": groups,
         "hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n",
         "resolv.conf": "nameserver 127.0.0.1\n",
-        "nsswitch.conf": "".join(
-            f"{db}: files\n" for db in ("passwd", "group", "shadow", "services", "protocols")
-        )
+        "nsswitch.conf": "".join(f"{db}: files\n" for db in ("passwd", "group", "shadow", "services", "protocols"))
         + "hosts: files dns\n",
         "hostname": f"{HOSTNAME}\n",
         "machine-id": f"{request.machine_id}\n",
@@ -264,9 +262,7 @@ def _ours(request: SandboxRequest, host: Host) -> list[Effect]:
     if request.truststore is not None:
         effects.append(_file(f"{INSIDE}/truststore.p12", request.truststore))
     for part in ("core", "inside"):
-        effects.append(
-            Effect(op="ro-bind-fd", dest=f"{INSIDE}/lib/leasehold/{part}", source=f"{host.package}/{part}")
-        )
+        effects.append(Effect(op="ro-bind-fd", dest=f"{INSIDE}/lib/leasehold/{part}", source=f"{host.package}/{part}"))
     git = "".join(f'\t{key} = "{value}"\n' for key, value in host.git_user if value)
     if git:
         effects.append(_file(f"{host.home}/.gitconfig", f"[user]\n{git}".encode(), mode="0600"))
@@ -292,9 +288,7 @@ def _workspace(request: SandboxRequest) -> list[Effect]:
         elif mask.kind == "empty-dir":
             effects += _empty(path)
         else:
-            raise SandboxError(
-                f"no such kind of mask: {mask.kind!a}", hint="this is a defect: please report it"
-            )
+            raise SandboxError(f"no such kind of mask: {mask.kind!a}", hint="this is a defect: please report it")
     return effects
 
 

@@ -18,9 +18,7 @@ HIGH = 0xDEAD_0000_0000_0000
 
 def decide(machine: str, number: int, *args: int, arch: int | None = None) -> str | int:
     """Run the program as the kernel does: ``allow``, ``kill`` or the errno."""
-    data = struct.pack(
-        "=iIQ6Q", number, ARCHES[machine] if arch is None else arch, 0, *args, *[0] * (6 - len(args))
-    )
+    data = struct.pack("=iIQ6Q", number, ARCHES[machine] if arch is None else arch, 0, *args, *[0] * (6 - len(args)))
     code = list(struct.iter_unpack("=HBBI", seccomp.program(machine)))
     accumulator, at = 0, 0
     while True:
@@ -155,9 +153,7 @@ def test_no_set_id_files(machine: str, number: int, place: int) -> None:
         assert decide(machine, number, *before, mode) == ALLOW
 
 
-@pytest.mark.parametrize(
-    ("machine", "number", "before"), [("x86_64", 2, 1), ("x86_64", 257, 2), ("aarch64", 56, 2)]
-)
+@pytest.mark.parametrize(("machine", "number", "before"), [("x86_64", 2, 1), ("x86_64", 257, 2), ("aarch64", 56, 2)])
 def test_no_set_id_files_by_open(machine: str, number: int, before: int) -> None:
     path = [0] * before
     for flags in (0o100, 0o101, 0o20200000):
