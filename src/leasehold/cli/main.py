@@ -22,6 +22,7 @@ COMMANDS = (
     ("daemon", "daemon", "show or stop the broker daemon"),
     ("completion", "completion", "print shell completion"),
 )
+_MODULES = {name: file for name, file, _ in COMMANDS}
 _INTERRUPTED = 130
 
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     from importlib import import_module
 
-    module = import_module(f"leasehold.cli.{dict((name, file) for name, file, _ in COMMANDS)[args.subcommand]}")
+    module = import_module(f"leasehold.cli.{_MODULES[args.subcommand]}")
     try:
         code: int = module.run(args)
     except LeaseholdError as error:

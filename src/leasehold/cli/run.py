@@ -59,23 +59,13 @@ class Parts:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of DESIGN 10."""
-    parser.add_argument(
-        "--task", metavar="TEXT", default="", help="what it is for; people read it, policy does not"
-    )
-    parser.add_argument(
-        "--class", dest="agent_class", choices=("local", "ci", "remediation"), default="local"
-    )
-    parser.add_argument(
-        "--profile", metavar="NAME", help="claude, codex, aider or generic; else the command decides"
-    )
-    parser.add_argument(
-        "--grant", metavar="NAME", action="append", help="only these credentials (repeatable)"
-    )
+    parser.add_argument("--task", metavar="TEXT", default="", help="what it is for; people read it, policy does not")
+    parser.add_argument("--class", dest="agent_class", choices=("local", "ci", "remediation"), default="local")
+    parser.add_argument("--profile", metavar="NAME", help="claude, codex, aider or generic; else the command decides")
+    parser.add_argument("--grant", metavar="NAME", action="append", help="only these credentials (repeatable)")
     parser.add_argument("--ttl", metavar="T", help="end the access after this time, such as 15m")
     parser.add_argument("--workspace", metavar="DIR", help="the folder to work in; else the current one")
-    parser.add_argument(
-        "--json", action="store_true", help="print the summary as one line of JSON on standard error"
-    )
+    parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard error")
     parser.add_argument("command", metavar="-- COMMAND", nargs="...", help="what to run")
 
 

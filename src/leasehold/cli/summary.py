@@ -19,9 +19,7 @@ _NAME_MAX = 8
 def header(reply: Mapping[str, Any], workspace: str) -> list[str]:
     """The task, and what it may use."""
     where = "/".join(workspace.rstrip("/").split("/")[-2:])
-    lines = [
-        f"leasehold  task {reply['task']} · {reply['class']} · {duration(reply['expires_in_s'])} · {where}"
-    ]
+    lines = [f"leasehold  task {reply['task']} · {reply['class']} · {duration(reply['expires_in_s'])} · {where}"]
     for grant in reply["grants"]:
         role = f" · {grant['role']}" if grant["role"] != "execute" else ""
         lines.append(f"  {grant['name']:{_NAME_MAX}} {' · '.join(grant['lines'])}   {grant['when']}{role}")
@@ -37,9 +35,7 @@ def footer(summary: Mapping[str, Any], unknown_names: Mapping[str, int], notes: 
         lines.append(f"  {credential['name']:{_NAME_MAX}} {_use(credential)}")
     for host in summary["hosts"]:
         if host["requests"]:
-            lines.append(
-                f"  {host['host']:{_NAME_MAX}} {_count(host['requests'], 'request')} without a credential"
-            )
+            lines.append(f"  {host['host']:{_NAME_MAX}} {_count(host['requests'], 'request')} without a credential")
     denied = [
         (row["count"], f"{row['method']} {row['host']}{row['path']}".strip(), row["reason"])
         for row in summary["denied"]
@@ -60,9 +56,7 @@ def footer(summary: Mapping[str, Any], unknown_names: Mapping[str, int], notes: 
 def _use(credential: Mapping[str, Any]) -> str:
     if credential["first_use"] is None:
         return "not used"
-    issued, ended = (
-        time.strftime("%H:%M:%S", time.localtime(credential[key])) for key in ("first_use", "ended")
-    )
+    issued, ended = (time.strftime("%H:%M:%S", time.localtime(credential[key])) for key in ("first_use", "ended"))
     return f"{_count(credential['requests'], 'request')} · first used {issued} · access ended {ended}"
 
 

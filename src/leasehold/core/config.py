@@ -85,7 +85,7 @@ class _Place:
             return found
 
         found: tuple[str, ...] = self.take(key, list, (), each)
-        if key in self.table and not found:
+        if key in self.table and not found and key in ("methods", "paths"):
             raise self.error("an empty list allows nothing", f"leave {key} out, or name what is meant", key)
         return found
 

@@ -21,7 +21,8 @@ def runtime_dir() -> Path:
     if base:
         return _private(Path(base) / "leasehold")
     uid = os.getuid()
-    return _private(Path("/run/leasehold") if uid == 0 else Path(f"/tmp/leasehold-{uid}"))
+    # In a folder that all may write to, the owner and the mode are what counts: _private looks at them.
+    return _private(Path("/run/leasehold") if uid == 0 else Path("/tmp") / f"leasehold-{uid}")  # noqa: S108  # see above
 
 
 def socket_path() -> Path:

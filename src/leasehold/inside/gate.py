@@ -195,10 +195,6 @@ class Waiting:
     def close(self) -> None:
         if self in self._gate._deadlines:
             self.take()
-            try:
-                self._sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # it was closed from the other side
             self._sock.close()
 
     def _readable(self, _events: int) -> None:

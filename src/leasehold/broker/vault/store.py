@@ -69,7 +69,7 @@ class Vault:
             self._save(entries)
 
     def get(self, name: str) -> Secret:
-        """The value; ``SecretUnavailable`` when there is none, ``VaultError`` when it was changed or the key is wrong."""
+        """The value; ``SecretUnavailable`` when there is none, ``VaultError`` when it does not open with our key."""
         entry = self._load().get(name)
         if entry is None:
             raise SecretUnavailable(f"the vault has no secret {name!a}", hint=f"leasehold secret set {name}")

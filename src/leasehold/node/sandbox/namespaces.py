@@ -139,11 +139,10 @@ def _gate(control: socket.socket, launcher: int, *, root: bool) -> NoReturn:
 
         Gate(control).run(drop_privileges)
     except BaseException as error:
-        try:
-            control.send(json.dumps({"error": f"{type(error).__name__}: {error}"[:1000]}).encode())
-        except OSError:
-            pass  # the launcher has gone, and nobody is left to hear it
-    os._exit(1)
+        text = json.dumps({"error": f"{type(error).__name__}: {error}"[:1000]}).encode()
+        control.sendmsg([text], [], socket.MSG_NOSIGNAL)
+    finally:
+        os._exit(1)
 
 
 def _confine(control: socket.socket, launcher: int, *, root: bool) -> None:
