@@ -20,7 +20,7 @@ class Agent:
     folder. ``screen``: full-screen.
 
     ``ready`` matches a screen that waits for a prompt, ``confirm`` one that asks for a ``y``; ``mark`` is the answer's
-    word, ``leave`` what is typed to end the program.
+    word, ``leave`` what is typed to end the program, ``asks`` the names that it cannot be kept from asking for.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Agent:
     confirm: re.Pattern[str] | None = None
     mark: str = WORD_MARK
     leave: str = "/exit"
+    asks: tuple[str, ...] = ()
 
 
 AGENTS = (
@@ -64,6 +65,7 @@ AGENTS = (
         screen=(str(install.CODEX),),
         ready=re.compile("^\u203a Ask Codex", re.MULTILINE),
         leave="/quit",
+        asks=("raw.githubusercontent.com",),  # an announcement for its first screen; no setting keeps it from asking
     ),
     Agent(
         name="aider",

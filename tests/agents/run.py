@@ -23,7 +23,7 @@ from pathlib import Path
 from agents import bare, install
 from agents.programs import AGENTS, Agent, made_up_keys
 from agents.screen import Screen
-from agents.script import DONE_MARK, MORE, WORD_MARK
+from agents.script import DONE_MARK, MORE, TALK, WORD_MARK
 from agents.upstream import Models
 from agents.watch import Seen, problems
 from servers.harness import Leasehold
@@ -114,6 +114,7 @@ def _again(agent: Agent, models: Models, key: str) -> Seen:
         also = [] if first[1] == 0 else [f"the first run ended with {first[1]}"]
         if not any(MORE.encode() in r.body and WORD_MARK.encode() in r.body for r in models.standin.requests()):
             also.append("the second run did not go on with the first one's conversation")
+        also += _denied(agent, first[0] + second[0])
         kept = [path for path in lh.base.rglob("*") if agent.login and str(path).endswith(f"/{agent.login}")]
         also += [f"a login was kept in {path}" for path in kept if path.stat().st_size]
         return models.seen(first[0] + second[0], second[1], WORD_MARK, [workspace, lh.base / "state"], also)
@@ -149,7 +150,18 @@ def _talk(agent: Agent, screen: Screen) -> tuple[str, int | None, list[str]]:
             also.append("the answer was not drawn in the other size")
     shown += screen.text()
     _say(screen, agent.leave)
-    return shown, screen.wait_end(timeout_s=30), also
+    code = screen.wait_end(timeout_s=30)
+    if agent.prompt == TALK:
+        also += _denied(agent, screen.text())
+    return shown + screen.text(), code, also
+
+
+def _denied(agent: Agent, summary: str) -> list[str]:
+    """What was denied to a program that did nothing but its work: the profile should have kept it from asking."""
+    lines = re.findall("^  (?:denied|      )   [0-9]+ \N{MULTIPLICATION SIGN} .*$", summary, re.MULTILINE)
+    return [
+        f"it asked for what it may not have: {line.strip()}" for line in lines if not any(n in line for n in agent.asks)
+    ]
 
 
 def _waits(screen: Screen, pattern: re.Pattern[str]) -> bool:
