@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from leasehold.cli import run
 from leasehold.core import wire
@@ -160,11 +160,11 @@ def parts(folder: Path) -> run.Parts:
         return NoReport()
 
     return run.Parts(
-        network=lambda: network,
+        network=lambda: cast("Any", network),
         connect=connect,
         masks=lambda workspace, sandbox: masks(folder),
-        begin=lambda task, workspace, masks: f"{task} {time.time()}",
-        finish=finish,
+        begin=lambda task, workspace, masks: cast("Any", f"{task} {time.time()}"),
+        finish=cast("Any", finish),
         state_dir=str(folder / "state"),
         forbidden=(str(folder / "state"),),
         config=str(folder / "config.toml"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import time
 from contextlib import ExitStack
 
@@ -382,8 +381,10 @@ def _suspend(compartment: Compartment, terminal: Terminal, *, whole_job: bool) -
 
 
 def _say(*lines: str) -> None:
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
-    sys.stderr.flush()
+    """Not through ``sys.stderr``, which does not exist when we are started with descriptor 2 closed."""
+    text = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
+    while text:
+        text = text[os.write(2, text) :]
 
 
 def _say_error(error: LeaseholdError, *, as_json: bool) -> None:

@@ -42,6 +42,7 @@ _TOOLS = (
 
 # As uid 0 the agent owns these files of the host's kernel; capabilities do not guard every one of them.
 _PROC_FOLDERS = ("acpi", "asound", "driver", "dynamic_debug", "fs", "mpt", "pressure", "scsi")
+_PROC_WORLD_WRITABLE = ("pressure",)
 _PROC_KEYS = ("keys", "key-users")
 # bubblewrap shows these read-only where its user could write.
 _PROC_READ_ONLY = ("sysrq-trigger", "irq", "bus")
@@ -80,9 +81,7 @@ def look(environ: Mapping[str, str]) -> Host:
     import leasehold
 
     entry = pwd.getpwuid(os.getuid())
-    homes = tuple(
-        dict.fromkeys(os.path.realpath(home) for home in (environ.get("HOME") or entry.pw_dir, entry.pw_dir))
-    )
+    homes = tuple(dict.fromkeys(os.path.realpath(home) for home in (environ.get("HOME") or entry.pw_dir, entry.pw_dir)))
     home = homes[0] if _can_be_home(homes[0]) else f"/home/{entry.pw_name}"
     links = [f"/{name}" for name in _ROOT if os.path.lexists(f"/{name}")]
     proc_files, proc_folders = _proc(entry.pw_uid)
@@ -117,12 +116,7 @@ def look(environ: Mapping[str, str]) -> Host:
 
 def settings_in(folders: Iterable[str]) -> list[str]:
     """Files in tool folders where a registry's token may stand; they are shown empty."""
-    return [
-        path
-        for folder in folders
-        for pattern in places.IN_TOOLS
-        for path in _expand(folder, pattern.split("/"))
-    ]
+    return [path for folder in folders for pattern in places.IN_TOOLS for path in _expand(folder, pattern.split("/"))]
 
 
 def _can_be_home(home: str) -> bool:
@@ -160,25 +154,25 @@ def _tools(home: str, homes: tuple[str, ...], path: str) -> tuple[str, ...]:
         inside_home = places.within(folder, home) and os.path.normpath(folder) == folder
         if not inside_home or not os.path.isdir(folder) or any(places.within(folder, seen) for seen in found):
             continue
-        if (
-            places.conflicts(folder, homes) is None
-            and places.conflicts(os.path.realpath(folder), homes) is None
-        ):
+        if places.conflicts(folder, homes) is None and places.conflicts(os.path.realpath(folder), homes) is None:
             found.append(folder)
     return tuple(found)
 
 
 def _proc(uid: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Files and folders of /proc to mask: the keyrings, and for uid 0 what it could write or only it may read."""
+    """Files and folders of /proc to mask: the keyrings and what everybody could write, and for uid 0 what it could
+    write or only it may read."""
     files = [f"/proc/{name}" for name in _PROC_KEYS if os.path.exists(f"/proc/{name}")]
+    folders = _PROC_FOLDERS if uid == 0 else _PROC_WORLD_WRITABLE
+    found = tuple(f"/proc/{name}" for name in folders if os.path.isdir(f"/proc/{name}"))
     if uid != 0:
-        return tuple(files), ()
+        return tuple(files), found
     for name in sorted(os.listdir("/proc")):
         if not name.isdigit() and name not in _PROC_READ_ONLY:
             mode = os.lstat(f"/proc/{name}").st_mode
             if stat.S_ISREG(mode) and (mode & 0o222 or not mode & 0o004):
                 files.append(f"/proc/{name}")
-    return tuple(files), tuple(f"/proc/{name}" for name in _PROC_FOLDERS if os.path.isdir(f"/proc/{name}"))
+    return tuple(files), found
 
 
 def _java_stores(java_home: str) -> tuple[str, ...]:
@@ -212,8 +206,6 @@ def git_user(text: str) -> dict[str, str]:
         elif section == "user" and "=" in line:
             key, _, value = line.partition("=")
             value = value.strip()
-            value = (
-                value[1:-1] if value[:1] == value[-1:] == '"' else value.split(" #")[0].split(" ;")[0].strip()
-            )
+            value = value[1:-1] if value[:1] == value[-1:] == '"' else value.split(" #")[0].split(" ;")[0].strip()
             found[key.strip().lower()] = "".join(c for c in value if c.isprintable() and c not in '"\\')
     return {key: value for key, value in found.items() if key in ("name", "email")}

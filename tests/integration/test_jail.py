@@ -1,0 +1,358 @@
+"""The sandbox on this machine: real bubblewrap, real kernel, small fakes for broker and network (rows of BOUNDARY E).
+
+Most of it is looked at once, by one program inside, as root and as an ordinary user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fakes import look_around
+from fakes.jail import Jail
+from leasehold.node.sandbox.places import HOME
+
+if TYPE_CHECKING:
+    from servers.people import Person
+
+CANARY = "canary-5f1d0c"
+PEOPLE = ["root", "ordinary"]
+
+
+@pytest.fixture(scope="module", params=PEOPLE)
+def person(request: pytest.FixtureRequest) -> Person | None:
+    return None if request.param == "root" else request.getfixturevalue("ordinary_user")
+
+
+@pytest.fixture
+def jail(person: Person | None) -> Iterator[Jail]:
+    with Jail(person) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def seen(person: Person | None) -> Iterator[dict[str, Any]]:
+    """What :mod:`fakes.look_around` finds inside, with canaries laid out and descriptors left open outside."""
+    with Jail(person) as jail:
+        for place in HOME:
+            path = jail.home / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.is_dir():
+                path.write_text(f"{CANARY}\n")
+        outside = jail.base / "outside"
+        outside.write_text(CANARY)
+        (jail.home / ".gitconfig").write_text(f"[user]\nname = Ann\n[http]\nextraheader = {CANARY}\n")
+        (jail.work / "look.py").write_text(Path(look_around.__file__).read_text())
+        (jail.work / "to-home").symlink_to(jail.home)
+        (jail.work / "to-outside").symlink_to(outside)
+        listeners = [listen(str(jail.base / "host.sock")), listen("\0lh-test-abstract")]
+        fds = [os.open(outside, os.O_RDONLY) for _ in range(40)] + [os.open("/", os.O_PATH)]
+        named = (str(jail.base / "host.sock"), "@lh-test-abstract", "/run/docker.sock", "/run/dbus/system_bus_socket")
+        done = jail.run(
+            *("python3", "look.py", CANARY[::-1], *named),
+            env={"AWS_SECRET_ACCESS_KEY": CANARY, "SSH_AUTH_SOCK": "/tmp/ssh-x", "LC_TIME": "C", "DISPLAY": ":0"},
+            pass_fds=fds,
+        )
+        for fd in fds:
+            os.close(fd)
+        for listener in listeners:
+            listener.close()
+        assert done.returncode == 0, done.stderr
+        yield json.loads(done.stdout) | {"jail": jail}
+
+
+def listen(address: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    if not address.startswith("\0"):
+        Path(address).chmod(0o777)
+    listener.listen()
+    return listener
+
+
+def test_e1_no_process_says_a_secret_and_the_pid_namespace_is_its_own(seen: dict[str, Any]) -> None:
+    assert [at for at in seen["found"] if at.startswith("/proc")] == []
+    assert set(seen["descriptors"]) == {"1", "2"}
+    assert seen["environ"]["LC_TIME"] == "C"
+
+
+def test_e4_no_descriptor_is_inherited(seen: dict[str, Any]) -> None:
+    for process, fds in seen["descriptors"].items():
+        numbers = [int(fd.split("=")[0]) for fd in fds]
+        assert numbers[:3] == [0, 1, 2]
+        more = [fd for fd in fds[3:] if process != "1" or "eventfd" not in fd]
+        assert more == []
+
+
+def test_e4_standard_descriptors_are_always_ours(jail: Jail) -> None:
+    """With 0, 1 or 2 closed outside, the next descriptor that the launcher opens must not become the agent's."""
+    command = jail.command("sh", "-c", "readlink /proc/self/fd/0 /proc/self/fd/2 > fds")
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- 2>&-', "sh", *command], env=jail.environment(), check=False)
+    assert closed.returncode == 0
+    assert (jail.work / "fds").read_text() == "/dev/null\n/dev/null\n"
+
+
+DENIED = {
+    "EPERM": """ptrace process_vm_readv kcmp pidfd_getfd keyctl add_key request_key bpf perf_event_open userfaultfd
+    unshare-user unshare-net unshare-time setns mount umount chroot open_tree fsopen mount_setattr name_to_handle_at
+    open_by_handle_at quotactl swapon reboot init_module kexec_load acct lookup_dcookie syslog
+    personality-no-randomize tiocsti tioclinux tiocsti-high-bits""",
+    "ENOSYS": "io_uring_setup clone3 new-call",
+    "ok": "pidfd_open unshare-files personality-query tiocgwinsz getpid",
+}
+
+
+@pytest.mark.parametrize("answer", DENIED)
+def test_e5_e13_system_calls(seen: dict[str, Any], answer: str) -> None:
+    wrong = {name: seen["calls"][name] for name in DENIED[answer].split() if seen["calls"][name] != answer}
+    assert wrong == {}
+
+
+def test_every_call_that_was_tried_is_asserted(seen: dict[str, Any]) -> None:
+    assert set(seen["calls"]) == {name for names in DENIED.values() for name in names.split()}
+
+
+def test_e6_e7_no_socket_of_the_host(seen: dict[str, Any]) -> None:
+    found, base = seen["sockets"], seen["jail"].base
+    assert found[f"{base}/host.sock"] == "ENOENT"
+    assert found["@lh-test-abstract"] == "ECONNREFUSED"
+    assert found["/run/docker.sock"] == found["/run/dbus/system_bus_socket"] == "ENOENT"
+    assert not {"SSH_AUTH_SOCK", "DISPLAY", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"} & set(seen["environ"])
+
+
+def test_e9_e10_the_filter_asks_no_supervisor(seen: dict[str, Any]) -> None:
+    assert seen["status"]["Seccomp"].strip() == "2"
+
+
+def test_e14_no_privilege_is_left(seen: dict[str, Any], person: Person | None) -> None:
+    status = {name: value.strip() for name, value in seen["status"].items()}
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert status["NoNewPrivs"] == "1"
+    assert seen["uid"] == (person.uid if person else 0)
+    assert seen["core"] == [0, 0]
+    assert seen["session"] == 1
+
+
+def test_e15_nothing_of_the_kernel_is_writable(seen: dict[str, Any]) -> None:
+    assert seen["writable"] == []
+    assert seen["dev-chmod"] in ("EPERM", "EROFS") and seen["dev-write"] == "ok"
+    assert seen["kernel"] == {"kcore": 0, "kmsg": 0, "timer_list": 0, "keys": 0}
+
+
+def test_e22_writable_places_are_private_and_the_rest_is_read_only(seen: dict[str, Any]) -> None:
+    home = f"{seen['jail'].home}/x"
+    writable = {at for at, answer in seen["writes"].items() if answer == "ok"}
+    assert writable == {"/tmp/x", "/var/tmp/x", "/dev/shm/x", "x", home}
+    assert (seen["jail"].work / "x").exists()
+    assert not any(Path(at).exists() for at in ("/tmp/x", "/var/tmp/x", "/dev/shm/x", home))
+
+
+def test_files_that_run_as_their_owner_cannot_be_made(seen: dict[str, Any]) -> None:
+    assert (seen["chmod-set-id"], seen["open-set-id"]) == ("EPERM", "EPERM")
+    assert (seen["chmod"], seen["open"]) == ("ok", "ok")
+
+
+def test_e23_socket_families(seen: dict[str, Any]) -> None:
+    odd = {"netlink", "packet", "alg", "vsock", "bluetooth", "x25", "key", "can"}
+    assert {seen["sockets"][name] for name in odd} == {"EAFNOSUPPORT"}
+    assert seen["sockets"]["sctp"] == "EPROTONOSUPPORT"
+    assert seen["sockets"]["raw"] != "ok"
+    assert {seen["sockets"][name] for name in ("unix", "inet", "inet6", "udp", "pair")} == {"ok"}
+
+
+def test_e24_e25_no_place_of_credentials_can_be_reached(seen: dict[str, Any]) -> None:
+    assert seen["found"] == []
+    assert set(seen["root"]) <= {
+        *("bin", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "proc", "root", "run", "sbin", "sys"),
+        *("tmp", "usr", "var"),
+    }
+
+
+def test_e24_the_search_would_have_found_a_canary(jail: Jail) -> None:
+    (jail.work / "look.py").write_text(Path(look_around.__file__).read_text())
+    (jail.home / ".cargo/bin").mkdir(parents=True)
+    (jail.home / ".cargo/bin/tool").write_text(CANARY)
+    done = jail.run("python3", "look.py", CANARY[::-1])
+    assert f"{jail.home}/.cargo/bin/tool" in json.loads(done.stdout)["found"]
+
+
+# --- from the start to the end -----------------------------------------------------------------------------------
+
+
+def test_exit_codes_and_standard_streams(jail: Jail) -> None:
+    done = jail.run("sh", "-c", "cat; echo err >&2; exit 3", input="in\udcff\n")
+    assert (done.returncode, done.stdout) == (3, "in\udcff\n")
+    assert "\nerr\n" in done.stderr and "task 7f3k ended after" in done.stderr
+    assert jail.run("sh", "-c", "kill -TERM $$").returncode == 143
+    assert jail.run("sh", "-c", "kill -SEGV $$").returncode == 139
+    assert list(jail.work.iterdir()) == []
+    assert [message["exit_code"] for message in jail.told("task.close")] == [3, 143, 139]
+
+
+def test_commands_that_cannot_be_executed(jail: Jail) -> None:
+    (jail.work / "plain").write_text("x")
+    (jail.work / "broken").write_text("#!/nonexistent/interpreter\n")
+    (jail.work / "broken").chmod(0o755)
+    (jail.work / "script").write_text("exit 5\n")
+    (jail.work / "script").chmod(0o755)
+    (jail.base / "outside").write_text("#!/bin/sh\n")
+    (jail.base / "outside").chmod(0o755)
+    for command, code in (("gone", 127), (f"{jail.base}/outside", 127), (f"{jail.work}/plain", 126)):
+        done = jail.run(command)
+        assert done.returncode == code and "error: command-not-" in done.stderr and "hint: " in done.stderr
+        assert not (jail.lh / "finished").exists()
+    assert jail.run(f"{jail.work}/broken").returncode == 126
+    assert jail.run(f"{jail.work}/script").returncode == 5
+    assert jail.run().returncode == 125
+
+
+def test_what_fails_before_the_start_means_no_start(jail: Jail) -> None:
+    (jail.lh / "no-network").write_text("")
+    done = jail.run("touch", "started")
+    assert done.returncode == 125
+    assert "error: sandbox-unavailable: the network does not answer\nhint: a fake\n" in done.stderr
+    assert not (jail.work / "started").exists()
+    assert jail.told("task.started") == [] and len(jail.told("task.close")) == 1
+    assert (jail.lh / "finished").exists()
+
+
+def test_an_error_of_the_brokers_is_passed_on(jail: Jail) -> None:
+    error = {"code": "grant-refused", "message": "no such grant", "hint": "look"}
+    (jail.lh / "reply.json").write_text(json.dumps({"error": error}))
+    done = jail.run("true", options=["--json"])
+    assert done.returncode == 125
+    assert json.loads(done.stderr) == {"error": error}
+
+
+def test_json_summary(jail: Jail) -> None:
+    done = jail.run("sh", "-c", "echo out; exit 4", options=["--json"])
+    assert (done.returncode, done.stdout) == (4, "out\n")
+    summary = json.loads(done.stderr)
+    assert summary["exit_code"] == 4 and summary["unknown_names"] == {"telemetry.test": 2}
+    assert summary["notes"] == ["the access has expired", "handed back"]
+
+
+def test_options_reach_the_broker(jail: Jail) -> None:
+    options = ["--task", "why", "--class", "ci", "--grant", "a", "--grant", "b", "--ttl", "15m", "--profile", "aider"]
+    assert jail.run("true", options=options).returncode == 0
+    (opened,) = jail.told("task.open")
+    del opened["java"]
+    assert opened == {
+        "op": "task.open",
+        "class": "ci",
+        "profile": "aider",
+        "purpose": "why",
+        "workspace": str(jail.work),
+        "ttl_s": 900,
+        "grants": ["a", "b"],
+        "config": str(jail.lh / "config.toml"),
+        "mode": "relay",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--ttl", "soon"], "--ttl"), (["--workspace", "/gone"], "not a folder"), (["--profile", "x"], "no profile")],
+)
+def test_wrong_usage(jail: Jail, options: list[str], said: str) -> None:
+    done = jail.run("true", options=options)
+    assert done.returncode == 125 and "error: usage" in done.stderr and said in done.stderr
+
+
+def test_workspaces_that_show_too_much(jail: Jail) -> None:
+    for workspace in (jail.home, jail.base, Path("/"), jail.lh, Path("/tmp"), Path("/etc")):
+        done = jail.run("true", options=["--workspace", str(workspace)])
+        assert done.returncode == 125 and "error: sandbox-unavailable: the workspace" in done.stderr
+
+
+def wait_for(path: Path, *, seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def alive(marker: str) -> list[str]:
+    """Command lines of this machine's processes that hold ``marker``."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            command = (process / "cmdline").read_bytes().decode(errors="replace") if process.name.isdigit() else ""
+        except OSError:
+            continue
+        if marker in command:
+            found.append(command.replace("\0", " "))
+    return found
+
+
+def test_signals_are_for_the_agent(jail: Jail) -> None:
+    script = "trap 'echo term; exit 9' TERM; trap 'echo int' INT; touch ready; while :; do sleep 0.05; done"
+    launcher = jail.start("sh", "-c", script)
+    wait_for(jail.work / "ready")
+    launcher.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    launcher.send_signal(signal.SIGTERM)
+    out, err = launcher.communicate(timeout=20)
+    assert (launcher.returncode, out) == (9, b"int\nterm\n")
+    assert b"task 7f3k ended" in err
+
+
+def size_after(path: Path, seconds: float) -> int:
+    time.sleep(seconds)
+    return path.stat().st_size
+
+
+def test_a_stopped_launcher_stops_the_agent(jail: Jail) -> None:
+    launcher = jail.start("sh", "-c", "while :; do echo . >> ticks; sleep 0.02; done", process_group=0)
+    ticks = jail.work / "ticks"
+    wait_for(ticks)
+    launcher.send_signal(signal.SIGTSTP)
+    before = size_after(ticks, 0.3)
+    assert Path(f"/proc/{launcher.pid}/stat").read_text().split()[2] == "T"
+    assert size_after(ticks, 0.2) == before
+    launcher.send_signal(signal.SIGCONT)
+    assert size_after(ticks, 0.3) > before
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=20)
+    assert launcher.returncode == 143
+
+
+@pytest.mark.parametrize(("file", "said"), [("die", b"error: broker-gone"), ("cut", b"error: sandbox-unavailable")])
+def test_without_broker_or_network_the_agent_is_ended(jail: Jail, file: str, said: bytes) -> None:
+    (jail.lh / file).write_text("")
+    marker = f"77.{os.getpid()}"
+    launcher = jail.start("sh", "-c", f"(setsid sleep {marker} &) ; trap '' TERM INT HUP; sleep {marker}")
+    out, err = launcher.communicate(timeout=20)
+    assert (launcher.returncode, out) == (125, b"")
+    assert said in err
+    assert alive(marker) == []
+    assert (jail.lh / "finished").exists()
+
+
+def test_what_the_agent_leaves_running_ends_with_it(jail: Jail) -> None:
+    marker = f"78.{os.getpid()}"
+    done = jail.run("sh", "-c", f"setsid nohup sleep {marker} >/dev/null 2>&1 & exit 0")
+    assert done.returncode == 0
+    assert alive(marker) == []
+
+
+@pytest.mark.parametrize("delay_ms", range(20, 200, 20))
+def test_a_killed_launcher_leaves_nothing(jail: Jail, delay_ms: int) -> None:
+    marker = f"79.{os.getpid()}.{delay_ms}"
+    launcher = jail.start("sleep", marker)
+    time.sleep(delay_ms / 1000)
+    launcher.kill()
+    launcher.communicate(timeout=20)
+    until = time.monotonic() + 5
+    while alive(marker) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert alive(marker) == []
