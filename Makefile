@@ -1,5 +1,5 @@
 # Each goal first installs what it needs; once that is there, this costs nothing noticeable.
-.PHONY: help run test check bench mutate agents clean
+.PHONY: help run test check coverage bench mutate agents clean
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
@@ -24,6 +24,10 @@ check: ## check style, types, the direction of imports, and the house rules
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 	@$(PYTHON) -m pytest tests/tidy
+
+coverage: ## check that the security packages' own tests reach every branch
+	$(SETUP) test
+	@$(PYTHON) tools/coverage.py
 
 bench: ## measure the budgets and write build/bench.json
 	$(SETUP) bench
