@@ -54,17 +54,36 @@ def matches(pattern: str, path: str) -> bool:
     return re.fullmatch(to_regex(pattern), path, re.DOTALL) is not None
 
 
+def intersection(a: str, b: str) -> str | None:
+    """The pattern of exactly those paths that both match; ``None`` when there are none."""
+    x, y = a[1:].split("/"), b[1:].split("/")
+    both: list[str] = []
+    for i in range(max(len(x), len(y)) + 1):
+        if x[i:] == ["**"]:
+            return _joined(both, y[i:])
+        if y[i:] == ["**"]:
+            return _joined(both, x[i:])
+        if i == len(x) or i == len(y):
+            break
+        if x[i] == y[i] or (y[i] == "*" and _is_any(x[i])):
+            both.append(x[i])
+        elif x[i] == "*" and _is_any(y[i]):
+            both.append(y[i])
+        else:
+            return None
+    return _joined(both, []) if len(x) == len(y) else None
+
+
 def within(narrow: str, wide: str) -> bool:
     """Whether every path that ``narrow`` matches, ``wide`` matches too."""
-    a, b = narrow[1:].split("/"), wide[1:].split("/")
-    for i, segment in enumerate(b):
-        if segment == "**":
-            return True
-        if i >= len(a) or a[i] == "**":
-            return False
-        if segment == "*":
-            if a[i] == "":
-                return False
-        elif a[i] != segment:
-            return False
-    return len(a) == len(b)
+    return intersection(narrow, wide) == narrow
+
+
+def _joined(both: list[str], rest: list[str]) -> str | None:
+    """``both`` and what ``**`` stands for; ``None`` when that is something for which it does not stand."""
+    inner = rest[:-1] if rest[-1:] in ([""], ["**"]) else rest
+    return "/" + "/".join(both + rest) if all(s == "*" or _is_any(s) for s in inner) else None
+
+
+def _is_any(segment: str) -> bool:
+    return re.fullmatch(_ANY_SEGMENT, segment) is not None
