@@ -112,7 +112,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         file="wiring/tasks.py",
         old="            answer = await self._leases.first_use(task, credential)",
         new="            try:\n                answer = await self._leases.first_use(task, credential)\n"
-        "            except Exception:\n                return Released(addresses=[\"127.0.0.1\"], secret=None)",
+        '            except Exception:\n                return Released(addresses=["127.0.0.1"], secret=None)',
         tests=(_C + "test_c2_a_credential_that_is_not_there_sends_nothing",),
     ),
     Mutation(

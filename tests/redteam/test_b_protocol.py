@@ -122,8 +122,8 @@ def test_b18_headers_that_change_the_method_or_path(leasehold: Leasehold, header
 
 
 def test_b19_no_header_of_the_client_skips_policy(leasehold: Leasehold) -> None:
-    signals = ("user-agent: Mozilla/5.0", "x-envoy-internal: true", "x-forwarded-for: 127.0.0.1",
-               "x-envoy-original-path: /v1/me", "x-envoy-decorator-operation: x", "x-leasehold-decision: allow")  # fmt: skip
+    signals = ("user-agent: Mozilla/5.0", "x-envoy-internal: true", "x-forwarded-for: 127.0.0.1", "via: 1.1 x",
+               "x-envoy-original-path: /v1/me", "x-leasehold-decision: allow")  # fmt: skip
     assert raw(leasehold, get("/user", *signals)).startswith("HTTP/1.1 403")
     assert not leasehold.up.api.recorded()
     works(leasehold)

@@ -112,12 +112,10 @@ def read_operator(path: Path) -> OperatorConfig:
     trust.done()
     net = root.sub("network", {})
     network = Network(
-        resolve=net.take("resolve", dict, {}, _resolve),  # type: ignore[arg-type]
+        resolve=net.take("resolve", dict, (), _resolve),
         allow_private=net.texts("allow_private", _network),
         upstream_ca=upstream_ca,
     )
-    if isinstance(network.resolve, dict):
-        network = Network(resolve=(), allow_private=network.allow_private, upstream_ca=upstream_ca)
     net.done()
     hosts_table = root.sub("hosts", {})
     allow = hosts_table.take("allow", list, [])

@@ -11,6 +11,7 @@ import os
 import selectors
 import socket
 import time
+from functools import partial
 
 from leasehold.inside.dns import answer_query
 from leasehold.inside.proxy import read_head, refusal
@@ -68,7 +69,7 @@ class Gate:
         self._listen("127.0.0.1", PROXY_PORT, lambda sock: Waiting(self, sock, self._proxy_head))
         for port, path in self._ports.items():
             if path:
-                self._listen("::", port, lambda sock, path=path: self._relay(sock, path))
+                self._listen("::", port, partial(self._relay, path))
 
     def _listen(self, address: str, port: int, accepted: Callable[[socket.socket], object]) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -159,7 +160,7 @@ class Gate:
             client.send(head.answer)
         Pair(self._selector, client, upstream, bytes(head.forward))
 
-    def _relay(self, client: socket.socket, path: str) -> None:
+    def _relay(self, path: str, client: socket.socket) -> None:
         upstream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         if upstream.connect_ex(path) != 0:
             # Envoy is gone or its backlog is full: the agent sees a closed connection at once, never a hang.

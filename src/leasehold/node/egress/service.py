@@ -190,7 +190,7 @@ def _answer(answer: Released | Denied) -> external_auth_pb2.CheckResponse:
 
 def _handlers(xds: ResourceServer, check: Any, usage: UsageLog) -> tuple[grpc.GenericRpcHandler, ...]:
     def reply(message: Message) -> bytes:
-        return message.SerializeToString()
+        return bytes(message.SerializeToString())
 
     return (
         grpc.method_handlers_generic_handler(
