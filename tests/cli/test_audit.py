@@ -202,7 +202,7 @@ def test_on_a_terminal_there_are_columns_a_head_and_colour(host: Host, monkeypat
         shown = os.read(ours, 65536).decode().replace("\r\n", "\n")
     os.close(ours)
     assert shown == (
-        "time                 task     event                outcome  what\n"
+        "\x1b[1mTIME                 TASK     EVENT                OUTCOME  WHAT\x1b[0m\n"
         "2026-01-01T12:00:01Z 7f3k     credential:used      allowed  "
         "forge GET api.forge.example/repos/acme/web?page=[redacted] 200 \N{MULTIPLICATION SIGN}3\n"
         "2026-01-01T12:00:02Z 7f3k     request:denied       \x1b[33mdenied  \x1b[0m "

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from leasehold.cli import client
+from leasehold.cli import client, output
 from leasehold.core import wire
 from leasehold.core.durations import parse_duration
 from leasehold.core.errors import AuditError, BrokerGone, UsageError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _FILTERS = ("task", "event", "credential", "outcome")
+_ROW = "{:20} {:8} {:20} {} {}"
 _BAD = {"denied": "33", "failed": "31"}
 
 
@@ -90,7 +91,7 @@ def _query(sock: socket.socket, args: argparse.Namespace) -> int:
 def _verify(sock: socket.socket, args: argparse.Namespace) -> int:
     report = client.call(sock, {"op": "audit.verify"})
     if args.json:
-        print(json.dumps({name: value for name, value in report.items() if name != "op"}))
+        output.dump(report)
         return 0 if report["ok"] else 1
     if not report["ok"]:
         broken = report["problem"]
@@ -130,21 +131,25 @@ class _Printer:
         self._headed = False
 
     def record(self, record: Mapping[str, Any]) -> None:
+        """Write one; whoever follows sees it at once."""
         if self._json:
-            print(json.dumps(record, ensure_ascii=False), flush=True)
-            return
-        columns = [record["time"], record["task"] or "-", record["event"], record["outcome"], summary(record["fields"])]
-        columns = [printable(column) for column in columns]
-        print(self._aligned(columns) if self._terminal else "\t".join(columns), flush=True)
+            output.dump(record)
+        else:
+            columns = (record["time"], record["task"] or "-", record["event"], record["outcome"])
+            self._columns([printable(text) for text in (*columns, summary(record["fields"]))])
+        sys.stdout.flush()
 
-    def _aligned(self, columns: list[str]) -> str:
-        head = "" if self._headed else f"{'time':20} {'task':8} {'event':20} {'outcome':8} what\n"
-        self._headed = True
+    def _columns(self, columns: list[str]) -> None:
+        if not self._terminal:
+            print("\t".join(columns))
+            return
+        if not self._headed:
+            print(output.paint(_ROW.format("TIME", "TASK", "EVENT", "OUTCOME ", "WHAT"), "1", sys.stdout))
+            self._headed = True
         when, task, event, outcome, what = columns
         word = f"{outcome:8}"
-        if outcome in _BAD:
-            word = f"\x1b[{_BAD[outcome]}m{word}\x1b[0m"
-        return f"{head}{when[:19] + 'Z':20} {task:8} {event:20} {word} {what}"
+        shown = output.paint(word, _BAD[outcome], sys.stdout) if outcome in _BAD else word
+        print(_ROW.format(f"{when[:19]}Z", task, event, shown, what))
 
 
 def summary(fields: Mapping[str, Any]) -> str:
