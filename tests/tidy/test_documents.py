@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from leasehold.core import errors
+from leasehold.inside import agent
 from leasehold.node.egress import replies
 from tidy.sources import ROOT, assert_none, files, name, python, text, tree
 
@@ -94,6 +95,11 @@ def test_every_code_has_its_page_and_every_page_its_code() -> None:
     pages = {path.stem for path in (DOCS / "errors").iterdir()}
     assert_none(f"{code}: no page" for code in codes() - pages)
     assert_none(f"{code}: no such code" for code in pages - codes())
+
+
+def test_what_sends_an_agent_to_explain_is_explained() -> None:
+    rows = (*replies._BY_FLAG, *replies._BY_STATUS)
+    assert_none(code for code in (*replies._TEXTS, *(row[1] for row in rows)) if code not in agent._WHY)
 
 
 def test_every_page_of_a_code_says_when_shows_it_and_says_what_to_do() -> None:
