@@ -108,7 +108,7 @@ TABLE: tuple[Row, ...] = (
         ),
         denied=Step(
             command=("git", "clone", "https://git.forge.test/other/fork.git"),
-            says=("403",),
+            says=("error: 403",),
             fails=True,
             unseen="other/fork",
         ),
@@ -120,16 +120,16 @@ TABLE: tuple[Row, ...] = (
             command=_shell(
                 "git clone -q https://git.forge.test/acme/web.git && cd web"
                 f" && {_GIT} commit -q --allow-empty -m More"
-                " && git push -q origin HEAD:refs/heads/agent && echo pushed"
+                " && git push -q origin HEAD:refs/heads/agent-$(date +%s%N) && echo arrived"
             ),
-            says=("pushed",),
+            says=("arrived",),
         ),
         denied=Step(
             command=_shell(
                 "git clone -q https://git.forge.test/acme/docs.git && echo cloned && cd docs"
                 f" && {_GIT} commit -q --allow-empty -m More && git push origin HEAD:refs/heads/agent"
             ),
-            says=("cloned", "403"),
+            says=("cloned", "error: 403"),
             fails=True,
             unseen="git-receive-pack",
         ),
