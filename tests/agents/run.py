@@ -1,9 +1,9 @@
 """Runs the real agents in a compartment against stand-ins for the model APIs: ``python -m agents.run [NAME…]``.
 
-Four runs of each program. *bare* is the control: an ordinary sandbox that holds the key, where the hunt must find
-it, or else the others would prove nothing. *leasehold* is the same run in a compartment: the stand-in must get the
-real key and the hunt must not. *again* is two runs, the second of which goes on with the first's conversation. *screen*
-is a full-screen run: a prompt is typed, the answer is drawn.
+Five runs of each program. *bare* is the control: an ordinary sandbox that holds the key, where the hunt must find it,
+or else the others would prove nothing. *leasehold* is the same run in a compartment: the stand-in must get the real key
+and the hunt must not; *user* is that once more as an ordinary user. *again* is two runs, the second of which goes on
+with the first one's conversation. *screen* is a full-screen run: a prompt is typed, the answer is drawn.
 Prints a table; the exit code is 1 when a line of it is not as it should be.
 """
 
@@ -23,10 +23,11 @@ from pathlib import Path
 from agents import bare, install
 from agents.programs import AGENTS, Agent, made_up_keys
 from agents.screen import Screen
-from agents.script import DONE_MARK, MORE, TALK, WORD_MARK
+from agents.script import DONE_MARK, HUNT, MORE, TALK, WORD_MARK
 from agents.upstream import Models
 from agents.watch import Seen, problems
 from servers.harness import Leasehold
+from servers.people import Person, ordinary_user
 
 _RUN_S = 180.0
 _ANSWER_S = 60.0
@@ -52,6 +53,9 @@ def main(names: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
+    if os.geteuid() != 0:
+        print("error: the stand-ins listen on port 443\nhint: run it as root", file=sys.stderr)
+        return 1
     install.install()
     versions = install.versions()
     chosen = [agent for agent in AGENTS if not names or agent.name in names]
@@ -67,6 +71,10 @@ def main(names: list[str]) -> int:
     return 1 if bad or not lines else 0
 
 
+def _hunts(agent: Agent, where: str) -> bool:
+    return where != "again" and (where != "screen" or agent.prompt == HUNT)
+
+
 Run = Callable[[Agent, Models, str], Seen]
 
 
@@ -80,37 +88,44 @@ def _one(agent: Agent, where: str, run: Run) -> Line:
         where=where,
         took_s=time.monotonic() - started,
         seen=seen,
-        problems=problems(seen, key, has_key=where == "bare"),
+        problems=problems(seen, key, has_key=where == "bare", hunts=_hunts(agent, where)),
     )
 
 
 def _bare(agent: Agent, models: Models, key: str) -> Seen:
     with tempfile.TemporaryDirectory(prefix="lh-bare-") as base:
-        home, workspace = Path(base, "home"), _workspace(Path(base))
+        home, workspace = Path(base, "home"), Path(base, "workspace")
         home.mkdir()
+        workspace.mkdir()
+        _workspace(workspace)
         bare.home(home, agent.name, workspace=workspace, key=(agent.variable, key))
         command = bare.sandboxed(
             agent.hunt, home=home, workspace=workspace, ca=models.ca.path, addresses=models.resolve()
         )
         env = bare.settings(agent.name, home=home, key=(agent.variable, key))
-        output, code = _run(command, env)
+        output, code = _wait(command, env)
         return models.seen(output, code, DONE_MARK, [workspace])
 
 
-def _leasehold(agent: Agent, models: Models, key: str) -> Seen:
-    with Leasehold(models) as lh:
+def _leasehold(agent: Agent, models: Models, key: str, person: Person | None = None) -> Seen:
+    with Leasehold(models, person=person) as lh:
         _store(lh, models, key)
-        workspace = _workspace(lh.base)
-        output, code = _run(_command(workspace, agent.hunt), lh.environment())
+        workspace = _workspace(lh.workspace())
+        output, code = _run(lh, workspace, agent.hunt)
         return models.seen(output, code, DONE_MARK, [workspace, lh.base / "state"])
+
+
+def _user(agent: Agent, models: Models, key: str) -> Seen:
+    with ordinary_user() as person:
+        return _leasehold(agent, models, key, person)
 
 
 def _again(agent: Agent, models: Models, key: str) -> Seen:
     """Two runs in the same workspace; the second goes on where the first one ended."""
     with Leasehold(models) as lh:
         _store(lh, models, key)
-        workspace = _workspace(lh.base)
-        first, second = (_run(_command(workspace, command), lh.environment()) for command in agent.again)
+        workspace = _workspace(lh.workspace())
+        first, second = (_run(lh, workspace, command) for command in agent.again)
         also = [] if first[1] == 0 else [f"the first run ended with {first[1]}"]
         if not any(MORE.encode() in r.body and WORD_MARK.encode() in r.body for r in models.standin.requests()):
             also.append("the second run did not go on with the first one's conversation")
@@ -123,8 +138,9 @@ def _again(agent: Agent, models: Models, key: str) -> Seen:
 def _screen(agent: Agent, models: Models, key: str) -> Seen:
     with Leasehold(models) as lh:
         _store(lh, models, key)
-        workspace = _workspace(lh.base)
-        with Screen(_command(workspace, agent.screen), folder=lh.base, env=lh.environment()) as screen:
+        workspace = _workspace(lh.workspace())
+        command = [sys.executable, "-m", "leasehold", "run", "--workspace", str(workspace), "--", *agent.screen]
+        with Screen(command, folder=lh.base, env=lh.environment()) as screen:
             text, code, also = _talk(agent, screen)
             return models.seen(text, code, agent.mark, [workspace, lh.base / "state"], also)
 
@@ -174,12 +190,10 @@ def _say(screen: Screen, text: str) -> None:
     screen.press("Enter")
 
 
-RUNS: dict[str, Run] = {"bare": _bare, "leasehold": _leasehold, "again": _again, "screen": _screen}
+RUNS: dict[str, Run] = {"bare": _bare, "leasehold": _leasehold, "user": _user, "again": _again, "screen": _screen}
 
 
-def _workspace(base: Path) -> Path:
-    path = base / "workspace"
-    path.mkdir()
+def _workspace(path: Path) -> Path:
     (path / ".hunt-here").touch()
     return path
 
@@ -189,11 +203,16 @@ def _store(lh: Leasehold, models: Models, key: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _command(workspace: Path, command: tuple[str, ...]) -> list[str]:
-    return [sys.executable, "-m", "leasehold", "run", "--workspace", str(workspace), "--", *command]
+def _run(lh: Leasehold, workspace: Path, command: tuple[str, ...]) -> tuple[str, int | None]:
+    """What it printed, and its exit code; ``None`` if it had to be stopped."""
+    try:
+        done = lh.run(*command, workspace=workspace, timeout=_RUN_S)
+    except subprocess.TimeoutExpired as error:
+        return f"{error.output!r} {error.stderr!r}", None
+    return done.stdout + done.stderr, done.returncode
 
 
-def _run(command: list[str], env: dict[str, str]) -> tuple[str, int | None]:
+def _wait(command: list[str], env: dict[str, str]) -> tuple[str, int | None]:
     try:
         done = subprocess.run(
             command,
@@ -205,7 +224,7 @@ def _run(command: list[str], env: dict[str, str]) -> tuple[str, int | None]:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        return (error.output or b"").decode(errors="replace"), None
+        return repr(error.output), None
     return done.stdout.decode(errors="replace"), done.returncode
 
 
@@ -220,5 +239,4 @@ def _print(line: Line, version: str) -> None:
 
 
 if __name__ == "__main__":
-    os.umask(0o077)
     sys.exit(main(sys.argv[1:]))

@@ -38,14 +38,15 @@ GOOD = Seen(
 
 
 def test_a_good_run_has_no_problem() -> None:
-    assert problems(GOOD, KEY, has_key=False) == []
+    assert problems(GOOD, KEY) == []
 
 
 @pytest.mark.parametrize(
     ("seen", "problem"),
     [
-        (replace(GOOD, code=1), "exit code 1"),
-        (replace(GOOD, code=None), "exit code None"),
+        (replace(GOOD, code=1), "exit code 1: 'THE-END'"),
+        (replace(GOOD, code=None), "exit code None: 'THE-END'"),
+        (replace(GOOD, left=()), "the hunt did not run"),
         (replace(GOOD, output="nothing"), "the answer was not shown: 'nothing'"),
         (replace(GOOD, requests=()), "no request arrived"),
         (
@@ -70,7 +71,11 @@ def test_a_good_run_has_no_problem() -> None:
     ],
 )
 def test_what_is_wrong_is_said(seen: Seen, problem: str) -> None:
-    assert problem in problems(seen, KEY, has_key=False)
+    assert problem in problems(seen, KEY)
+
+
+def test_a_talk_needs_no_hunt() -> None:
+    assert problems(replace(GOOD, left=(), requests=(_request(body="x"),)), KEY, hunts=False) == []
 
 
 def test_the_control_must_find_the_key_by_hunting() -> None:

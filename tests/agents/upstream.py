@@ -40,10 +40,12 @@ class Models(Upstreams):
         """Write ``folder/config.toml``; returns its path. ``servers`` has no meaning here."""
         text = starter_credentials()["claude" if self.credential == "anthropic" else "codex"]
         names = ", ".join(f'"{name}" = "{address}"' for name, address in self.resolve().items())
+        authority = folder / "upstream-ca.pem"
+        authority.write_bytes(self.ca.path.read_bytes())
         path = folder / "config.toml"
         path.write_text(f"""[trust]
 domain = "test.example"
-upstream_ca = {json.dumps(str(self.ca.path))}
+upstream_ca = {json.dumps(str(authority))}
 
 [network]
 resolve = {{ {names} }}

@@ -33,7 +33,7 @@ class Seen:
     def leaks(self) -> list[str]:
         """Where the key stands in what the agent could see, found, sent or left, and how it is written there."""
         unwrapped = "".join(self.output.split())  # a screen breaks long words
-        places = [("what it printed", f"{self.output}\n{unwrapped}".encode()), *self.left]
+        places = [("what it printed", f"{self.output}\n{unwrapped}".encode(errors="surrogateescape")), *self.left]
         places += [(f"the body of {request.method} {request.path}", request.body) for request in self.requests]
         return [f"{place}: {', '.join(how)}" for place, data in places if (how := find(self.key, data))]
 
@@ -45,11 +45,11 @@ def read_all(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield str(path), path.read_bytes()
 
 
-def problems(seen: Seen, key: str, *, has_key: bool) -> list[str]:
+def problems(seen: Seen, key: str, *, has_key: bool = False, hunts: bool = True) -> list[str]:
     """What is not as it should be. ``has_key``: whether the sandbox held the key, so that the hunt had to find it."""
     out = list(seen.also)
     if seen.code != 0:
-        out.append(f"exit code {seen.code}")
+        out.append(f"exit code {seen.code}: {seen.output[-600:]!r}")
     if seen.mark not in seen.output:
         out.append(f"the answer was not shown: {seen.output[-2000:]!r}")
     # In the control the hunt's own request comes with a key of its own; in a compartment that is replaced as well.
@@ -62,6 +62,8 @@ def problems(seen: Seen, key: str, *, has_key: bool) -> list[str]:
         out.append("the hunt did not find the key that was there")
     if not has_key:
         out += [f"the key is in {leak}" for leak in seen.leaks]
-    if seen.hunted and not any(f"{FOUND}environment".encode() in request.body for request in seen.requests):
+    if hunts and not seen.hunted:
+        out.append("the hunt did not run")
+    if hunts and not any(f"{FOUND}environment".encode() in request.body for request in seen.requests):
         out.append("the hunt's result was not sent to the model")
     return out
