@@ -10,7 +10,7 @@ cd web
 echo "fixed by an agent" >> FIX.md
 git add FIX.md
 git -c user.name=Agent -c user.email=agent@example.test commit -q -m "Fix it"
-git push -q origin HEAD:refs/heads/fix-"$$"
+git push -q origin "HEAD:refs/heads/fix-$(git rev-parse --short HEAD)"
 echo "  pushed: $(git log -1 --format='%h %s')"
 cd ..
 
