@@ -14,7 +14,7 @@ BUILD = _HERE.parents[1] / "build" / "agents"
 CLAUDE = BUILD / "npm" / "node_modules" / ".bin" / "claude"
 CODEX = BUILD / "npm" / "node_modules" / ".bin" / "codex"
 AIDER = BUILD / "aider" / "bin" / "aider"
-_PYTHONS = ((3, 10), (3, 13))  # what aider's own packages can do: from, below
+_PYTHONS = ((3, 11), (3, 13))  # for which the lock holds and aider has packages: from, below
 
 
 def install() -> None:

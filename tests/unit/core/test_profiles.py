@@ -1,3 +1,5 @@
+"""The agents' profiles: which is chosen, what it fills in, and that it carries no key."""
+
 from __future__ import annotations
 
 import json
