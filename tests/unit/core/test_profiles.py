@@ -88,6 +88,7 @@ def test_root_has_its_own_settings() -> None:
     claude = profile_for("claude", [])
     assert environment(claude, root=True) == {**environment(claude, root=False), "IS_SANDBOX": "1"}
     assert environment(claude, root=False)["DISABLE_TELEMETRY"] == "1"
+    assert "IS_SANDBOX" not in environment(claude, root=False)
 
 
 def test_settings_never_carry_a_key() -> None:
