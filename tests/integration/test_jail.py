@@ -13,13 +13,19 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from fakes import look_around
+from fakes.hosts import a_request
 from fakes.jail import Jail
+from fakes.launcher import EmptyNetwork
+from leasehold.core.errors import SandboxError
+from leasehold.node.sandbox import launch, system
 from leasehold.node.sandbox.places import HOME
+from leasehold.node.sandbox.plan import HOSTNAME, Effect, Plan, make_plan
+from servers.ca import TestCa
 
 if TYPE_CHECKING:
     from servers.people import Person
@@ -356,3 +362,144 @@ def test_a_killed_launcher_leaves_nothing(jail: Jail, delay_ms: int) -> None:
     while alive(marker) and time.monotonic() < until:
         time.sleep(0.02)
     assert alive(marker) == []
+
+
+# --- what is laid over the workspace and the home ------------------------------------------------------------------
+
+
+def test_masks(jail: Jail) -> None:
+    for name in (".git/hooks", "bin"):
+        (jail.work / name).mkdir(parents=True)
+    (jail.work / ".env").write_text(f"KEY={CANARY}\n")
+    (jail.work / "bin/tool").write_text(CANARY)
+    (jail.work / "code").write_text("code")
+    jail.masks(
+        (".git", "rw-bind", ""),
+        (".git/hooks", "ro-bind", ""),
+        (".env", "ro-data", "KEY=placeholder\n"),
+        ("bin", "empty-dir", ""),
+    )
+    script = """
+    cat .env; ls bin; cat code; echo x > .git/config && echo wrote
+    for path in .git/hooks/pre-commit .env bin/new; do (echo x > $path) 2>/dev/null && echo wrote $path; done
+    for path in .git .git/hooks .env bin; do mv $path moved 2>/dev/null && echo moved $path; done
+    rm -rf .git/hooks bin .env 2>/dev/null; ln -sf /tmp/x .env 2>/dev/null; true
+    """
+    done = jail.run("sh", "-c", script)
+    assert done.stdout == "KEY=placeholder\ncodewrote\n"
+    assert (jail.work / ".env").read_text() == f"KEY={CANARY}\n"
+    assert (jail.work / "bin/tool").read_text() == CANARY
+    assert list((jail.work / ".git/hooks").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["rw-bind", "ro-bind", "ro-data", "empty-dir"])
+def test_e17_a_mask_that_would_land_elsewhere_keeps_the_agent_from_starting(jail: Jail, kind: str) -> None:
+    """A folder of the path has become a link: sources are not followed, and a mount elsewhere is seen."""
+    (jail.work / "real/x").mkdir(parents=True)
+    (jail.work / "moved").symlink_to("real")
+    (jail.work / "real/file").write_text("x")
+    jail.masks(("moved/file" if kind == "ro-data" else "moved/x", kind, ""))
+    done = jail.run("touch", "started")
+    assert done.returncode == 125 and "error: sandbox-unavailable" in done.stderr
+    assert not (jail.work / "started").exists()
+
+
+def weakened(plan: Plan) -> Iterator[tuple[str, Plan, str]]:
+    """Plans that show or allow more than they should, and what the probe says of each."""
+    place = Effect(op="ro-bind", dest="/etc/shadow", source="/etc/shadow")
+    last = plan.effects[-2:]
+
+    def with_effects(*effects: Effect) -> Plan:
+        return record_with(plan, effects=effects)
+
+    yield "place", with_effects(*plan.effects[:-2], place, *last), "/etc/shadow can be seen"
+    host = Effect(op="ro-bind", dest="/mnt", source="/")
+    yield "host", with_effects(*plan.effects[:-2], host, *last), "/mnt is mounted"
+    yield "writable", with_effects(*plan.effects[:-1]), "/ is writable"
+    yield "proc", with_effects(*(e for e in plan.effects if e.dest != "/proc/sys")), "/proc/sys is not mounted"
+    for name in ("ipc", "uts", "cgroup"):
+        options = tuple(
+            option for option in plan.options if option not in (f"--unshare-{name}", "--hostname", HOSTNAME)
+        )
+        yield name, record_with(plan, options=options), f"the {name} namespace is the host's"
+
+
+def record_with(plan: Plan, **changes: Any) -> Plan:
+    fields = ("options", "effects", "command", "mounts", "allowed")
+    return Plan(**{name: getattr(plan, name) for name in fields} | changes)
+
+
+def test_e14_e17_every_weakened_plan_is_seen_before_anything_runs(tmp_path: Path) -> None:
+    """The plan that is carried out differs from the one that it is compared with. Root only: it could do the most."""
+    host = system.look({"HOME": str(tmp_path / "home"), "PATH": "/usr/bin"})
+    (tmp_path / "work").mkdir()
+    request = a_request(workspace=f"{tmp_path}/work", cwd=f"{tmp_path}/work", command=("touch", "started"))
+    plan = make_plan(request, host)
+    said = {}
+    wanted = {}
+    for name, weak, complaint in weakened(plan):
+        compartment = launch.start(weak, {"PATH": "/usr/bin"}, cast("Any", EmptyNetwork(tmp_path)), (0, 1, 2), -1)
+        try:
+            compartment.wait_until_ready()
+            compartment.verify(plan, host.homes)
+            said[name] = "nothing"
+        except SandboxError as error:
+            said[name] = complaint if complaint in error.message else error.message
+        finally:
+            compartment.close()
+        wanted[name] = complaint
+    assert said == wanted
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_tools_are_shown_read_only_and_without_their_tokens(jail: Jail) -> None:
+    node = jail.home / ".nvm/versions/node/v1"
+    for folder in (node / "bin", node / "etc", jail.home / "own", jail.base / "sdk", jail.base / "other"):
+        folder.mkdir(parents=True)
+        (folder / "tool").write_text("#!/bin/sh\necho tool\n")
+        (folder / "tool").chmod(0o755)
+    (node / "etc/npmrc").write_text(CANARY)
+    jail.reply(sandbox={"hide": [], "read_only": [], "tools": [str(jail.base / "sdk")], "env": ["MINE"]})
+    script = f"""
+    tool; {jail.base}/sdk/tool; cat {node}/etc/npmrc; (echo x > {node}/bin/tool) 2>/dev/null || echo read-only
+    ls {jail.base}/other 2>/dev/null; echo $MINE; echo $PATH
+    """
+    path = f"{node}/bin:{jail.home}/own:{jail.base}/other:{jail.base}/sdk:/usr/bin:/bin"
+    done = jail.run("sh", "-c", script, env={"PATH": path, "MINE": "passed"})
+    shown = f"/run/leasehold/bin:{node}/bin:{jail.home}/own:{jail.base}/sdk:/usr/bin:/bin"
+    assert done.stdout == f"tool\ntool\nread-only\npassed\n{shown}\n"
+
+
+def test_home_is_thrown_away_and_a_profiles_folder_stays(jail: Jail) -> None:
+    script = f"cd {jail.home} && echo kept > .claude/notes && echo lost > lost && cat .gitconfig && ls -A"
+    (jail.home / ".gitconfig").write_text("[user]\nname = Ann\n[credential]\nhelper = store\n")
+    done = jail.run("sh", "-c", script, options=["--profile", "claude"])
+    assert '[user]\n\tname = "Ann"\n' in done.stdout and "credential" not in done.stdout.replace(".credentials", "")
+    again = jail.run("sh", "-c", f"cat {jail.home}/.claude/notes; ls {jail.home}", options=["--profile", "claude"])
+    assert again.stdout == "kept\n"
+    assert sorted(path.name for path in jail.home.iterdir()) == [".gitconfig"]
+    other = jail.run("sh", "-c", f"ls -A {jail.home}", options=["--profile", "generic"])
+    assert ".claude" not in other.stdout
+
+
+def test_tools_of_the_system_run(jail: Jail) -> None:
+    commands = {
+        "curl --version | head -c 4": "curl",
+        "git init -q repo && git -C repo status -s && echo git": "git",
+        "python3 -c 'import ssl, sqlite3; print(ssl.create_default_context() and 1)'": "1",
+        "node -e 'console.log(require(\"os\").cpus().length > 0)'": "true",
+        "java -version 2>&1 | grep -c Server": "1",
+        "perl -e 'print 7'": "7",
+        "getent hosts localhost | wc -l": "1",
+        "bash -lc 'echo $PATH' | grep -c ^/run/leasehold/bin": "1",
+        "id -un": str(jail.person.name if jail.person else "root"),
+        "hostname": "leasehold",
+        "leasehold grants --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"task\"])'": "7f3k",
+        "leasehold run -- true 2>&1 | head -n 1": "error: usage: there is no such command inside a compartment",
+        "mktemp -d | cut -c 1-5": "/tmp/",
+        "head -c 3 /etc/ssl/certs/ca-certificates.crt && cmp /etc/ssl/cert.pem /run/leasehold/ca.pem && echo": "---",
+    }
+    jail.reply(ca_pem=TestCa(jail.base).path.read_text())
+    script = "\n".join(f"{{ {command}; }} 2>/dev/null | tr '\\n' ' '; echo" for command in commands)
+    lines = jail.run("sh", "-c", script).stdout.splitlines()
+    assert [line.strip() for line in lines] == list(commands.values())

@@ -383,8 +383,11 @@ def _suspend(compartment: Compartment, terminal: Terminal, *, whole_job: bool) -
 def _say(*lines: str) -> None:
     """Not through ``sys.stderr``, which does not exist when we are started with descriptor 2 closed."""
     text = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
-    while text:
-        text = text[os.write(2, text) :]
+    try:
+        while text:
+            text = text[os.write(2, text) :]
+    except OSError:
+        return  # nobody is there to read it, and the exit code is still to be told
 
 
 def _say_error(error: LeaseholdError, *, as_json: bool) -> None:

@@ -68,7 +68,10 @@ class Terminal:
     def resize(self) -> None:
         """Give the agent's terminal the size of the person's; the kernel tells the agent (SIGWINCH)."""
         if self._master >= 0:
-            size = fcntl.ioctl(self._screen, termios.TIOCGWINSZ, b"\0" * 8)
+            try:
+                size = fcntl.ioctl(self._screen, termios.TIOCGWINSZ, b"\0" * 8)
+            except OSError:
+                return  # the person's terminal has gone
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
 
     def foreground(self) -> int | None:
@@ -78,7 +81,7 @@ class Terminal:
     def attach(self) -> None:
         """Leave the agent's side to the agent, and take the keyboard if this job is in the foreground."""
         self._close_agents_side()
-        if self.full and not self._raw and os.tcgetpgrp(0) == os.getpgrp():
+        if self.full and not self._raw and _in_foreground():
             tty.setraw(0, termios.TCSADRAIN)
             self._raw = True
             self.resize()
@@ -86,10 +89,14 @@ class Terminal:
     def detach(self) -> None:
         """Give the person's terminal back as it was; what it still answers to the agent is thrown away."""
         if self._raw:
-            before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-            termios.tcsetattr(0, termios.TCSAFLUSH, self._saved)
-            signal.signal(signal.SIGTTOU, before)
             self._raw = False
+            before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            try:
+                termios.tcsetattr(0, termios.TCSAFLUSH, self._saved)
+            except termios.error:
+                return  # the person's terminal has gone
+            finally:
+                signal.signal(signal.SIGTTOU, before)
 
     def watched(self) -> dict[int, int]:
         """Descriptors to poll, and for what."""
@@ -160,6 +167,13 @@ class Terminal:
             data = termios.tcgetattr(self._master)[_CC][termios.VEOF]
         self._keyboard = self._keyboard and bool(data)
         self._pending += data
+
+
+def _in_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # the person's terminal has gone
+        return False
 
 
 def _close(fd: int) -> int:
