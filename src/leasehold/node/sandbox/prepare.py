@@ -63,8 +63,7 @@ def prepare_request(
         tools=tools,
         hidden=tuple(settings_in((*host.tools, *tools))),
         persist=tuple(
-            (_persistent(state_dir, profile.name, workspace, name), f"{host.home}/{name}")
-            for name in profile.persist
+            (_persistent(state_dir, profile.name, workspace, name), f"{host.home}/{name}") for name in profile.persist
         ),
         files=tuple((f"{host.home}/{file.path}", file.text.encode(), file.writable) for file in files),
         forbidden=tuple(forbidden),
@@ -96,9 +95,7 @@ def check_command(command: str, path: str, cwd: str, can_be_seen: Callable[[str]
             hint="what is not in a system folder or the workspace is shown when the operator lists it: [sandbox] tools",
         )
     if not any(os.access(candidate, os.X_OK) and not os.path.isdir(candidate) for candidate in found):
-        raise CommandNotExecutable(
-            f"{found[0]} cannot be executed", hint="is it a program? chmod +x makes it one"
-        )
+        raise CommandNotExecutable(f"{found[0]} cannot be executed", hint="is it a program? chmod +x makes it one")
 
 
 def _tool(path: str) -> str:

@@ -54,11 +54,7 @@ def problems(seen: View, plan: Plan) -> list[str]:
     found += [f"{name} is not empty" for name in _CAPABILITIES if int(seen.status.get(name, "1"), 16)]
     if seen.status.get("NoNewPrivs") != "1":
         found.append("new privileges are possible")
-    found += [
-        f"{place} can be seen"
-        for place in seen.places
-        if not any(within(place, path) for path in plan.allowed)
-    ]
+    found += [f"{place} can be seen" for place in seen.places if not any(within(place, path) for path in plan.allowed)]
     return found + _mount_problems(dict(seen.mounts), dict(plan.mounts))
 
 
