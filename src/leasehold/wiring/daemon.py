@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from leasehold.core.errors import BrokerError, LeaseholdError
 from leasehold.core.limits import LIMITS
@@ -42,7 +42,7 @@ def main() -> int:
         if lock is None:
             _wait_for_the_other(str(socket_path()))
             return 0
-        return asyncio.run(_run(ready))
+        asyncio.run(_run(ready))
     except LeaseholdError as e:
         print(f"error: {e.code}: {e.message}\nhint: {e.hint}", file=sys.stderr)
         # The starter may have gone: then the log is all there is.
@@ -91,7 +91,7 @@ def _listen(path: Path) -> socket.socket:
     return sock
 
 
-async def _run(ready: int) -> int:
+async def _run(ready: int) -> NoReturn:
     from leasehold.wiring.local import Daemon
 
     loop = asyncio.get_running_loop()
@@ -112,7 +112,10 @@ async def _run(ready: int) -> int:
         socket_path().unlink(missing_ok=True)
         sock.close()
         await daemon.stop()
-    return 0
+        # All has ended and is on the disk. gRPC would take seconds to take itself apart, with our lock held, and
+        # whoever asked us to stop waits for this.
+        sys.stderr.flush()
+        os._exit(0)
 
 
 async def _accept(sock: socket.socket, daemon: Daemon) -> None:

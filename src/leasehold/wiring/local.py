@@ -79,13 +79,11 @@ class Daemon:
         self._spawn(self._keep_time())
 
     async def stop(self) -> None:
-        """End every task, Envoy and the server; close the audit log."""
+        """End every task and Envoy; close the audit log. Clients are told by the end of the process."""
+        self.stopping.set()
         for task in list(self._tasks.open_tasks.values()):
             await self._tasks.close(task, reason="the broker stopped", exit_code=None)
-        for running in self._background:
-            running.cancel()
         await self._envoy.stop()
-        await self._egress.stop()
         self._audit.append(Event.DAEMON_STOPPED, outcome=Outcome.DONE, pid=os.getpid())
         self._audit.close()
 
@@ -243,6 +241,8 @@ class Daemon:
         """A dead Envoy is started again and gets everything anew: access is restored, never widened."""
         while not self.stopping.is_set():
             status = await self._envoy.wait()
+            if self.stopping.is_set():
+                return
             self._audit.append(Event.ENVOY_RESTARTED, outcome=Outcome.FAILED, status=status)
             for task in self._tasks.open_tasks.values():
                 task.alarm = "Envoy ended while the task ran; its own counts of requests were lost"

@@ -47,7 +47,7 @@ class Egress:
         self._by_upstream: dict[str, _Compartment] = {}
         self._xds = ResourceServer()
         self.usage = UsageLog(sink, self._cut_unlogged)
-        self._server: grpc.aio.Server | None = None
+        self._server: grpc.aio.Server | None = None  # kept, or it would be collected and stop
 
     async def serve(self, socket: Path) -> None:
         """Listen on ``socket``; its folder is private to this user."""
@@ -58,11 +58,6 @@ class Egress:
         await server.start()
         self._server = server
         self._xds.update(snapshot.holder(str(socket.with_name("envoy-holder.sock"))))
-
-    async def stop(self) -> None:
-        """End every access and stop serving."""
-        if self._server is not None:
-            await self._server.stop(grace=0)
 
     async def open(
         self,
