@@ -28,8 +28,13 @@ role = "execute"
 max_ttl = "1h"
 [[credentials.bench.endpoints]]
 host = "{host}"
-methods = ["GET", "PUT", "POST"]
-paths = ["/small", "/bulk", "/upload"]
+methods = ["GET"]
+paths = ["/small", "/bulk"]
+inject = {{ header = "Authorization", format = "Bearer {{secret}}" }}
+[[credentials.bench.endpoints]]
+host = "{host}"
+port = 8443
+methods = ["PUT"]
 inject = {{ header = "Authorization", format = "Bearer {{secret}}" }}
 """
 

@@ -156,7 +156,7 @@ def carried(product: Product, upstream: Upstream, options: argparse.Namespace, f
     figures["bulk_vs_direct"] = median(direct) / median(ours)
     upload = int(size * 2 / 5)
     say(f"upload of {upload / 1e9:g} GB")
-    source = f"head -c {upload} /dev/zero | curl -fsS -T - -o /dev/null https://{contenders.HOST}/upload"
+    source = f"head -c {upload} /dev/zero | curl -fsS -T - -o /dev/null https://{contenders.HOST}:8443/"
     took = timed(lambda: product.run("sh", "-c", source))
     figures["upload_mb_s"] = upload / 1e6 / took
     figures["bulk_memory_growth_mb"] = product.envoy_mb() - before

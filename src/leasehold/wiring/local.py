@@ -50,7 +50,7 @@ class Daemon:
         self._tasks = Tasks(runtime=runtime, audit=self._audit, leases=leases, clock=clock, counter=self._count)
         self._egress = self._tasks.egress
         self._broker_socket = runtime / "envoy-broker.sock"
-        for stale in runtime.glob("*-*.sock"):
+        for stale in (*runtime.glob("*-*.sock"), *runtime.glob("netns-*")):
             stale.unlink()
         self._envoy = EnvoyProcess(runtime, self._broker_socket, workers=min(2, os.cpu_count() or 1))
         self._background: set[asyncio.Task[Any]] = set()

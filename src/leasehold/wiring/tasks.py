@@ -104,9 +104,7 @@ class Tasks:
         )
         self.open_tasks[task.id] = task
         self._leases.open(task.id, plan.agent_class, task.deadline)
-        listen = Listen(
-            netns=f"/proc/{os.getpid()}/fd/{netns_fd}" if netns_fd is not None else None, sockets=task.sockets
-        )
+        listen = Listen(netns=self._namespace(task), sockets=task.sockets)
         try:
             await self.egress.open(
                 task.id, listen, ports, list(task.upstreams.values()), leaves, plan.network.upstream_ca
@@ -130,7 +128,7 @@ class Tasks:
         leases = self._leases.close(task.id)
         if task.netns_fd is not None:
             os.close(task.netns_fd)
-        for path in task.sockets.values():
+        for path in (*task.sockets.values(), self._namespace_path(task)):
             Path(path).unlink(missing_ok=True)
         await self._reconcile(task, total)
         del self._closing[task.id]
@@ -209,6 +207,21 @@ class Tasks:
         if total is None or seen < total:
             task.alarm = f"Envoy counted {'?' if total is None else total} requests, {seen} were recorded"
             self._audit.append(Event.USAGE_MISMATCH, outcome=Outcome.FAILED, task=task.id, counted=total, recorded=seen)
+
+    def _namespace(self, task: Task) -> str | None:
+        """A path of the task's own to its network namespace.
+
+        Envoy compares listen addresses as text and takes over the sockets of a listener that is just draining. The
+        number of a descriptor is used again, so by ``/proc/PID/fd/N`` a new task could get an old one's namespace.
+        """
+        if task.netns_fd is None:
+            return None
+        path = self._namespace_path(task)
+        path.symlink_to(f"/proc/{os.getpid()}/fd/{task.netns_fd}")
+        return str(path)
+
+    def _namespace_path(self, task: Task) -> Path:
+        return self._runtime / f"netns-{task.id}"
 
     def _new_id(self) -> str:
         while True:
