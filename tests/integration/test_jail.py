@@ -191,6 +191,37 @@ def test_e24_the_search_would_have_found_a_canary(jail: Jail) -> None:
     assert f"{jail.home}/.cargo/bin/tool" in json.loads(done.stdout)["found"]
 
 
+def test_what_bubblewrap_cannot_do_is_an_error(tmp_path: Path) -> None:
+    """Not there, not started, failed, or never finished: each time nothing runs and nothing is left."""
+    (tmp_path / "work").mkdir()
+    host = system.look({"HOME": str(tmp_path / "home"), "PATH": "/usr/bin"})
+    plan = make_plan(a_request(workspace=f"{tmp_path}/work", cwd="/gone", command=("touch", "/x")), host)
+    network = cast("Any", EmptyNetwork(tmp_path))
+    with pytest.raises(SandboxError, match="not installed"):
+        launch.start(plan, {}, network, (0, 1, 2), -1, ("/nonexistent/bwrap",))
+    with pytest.raises(SandboxError, match="not started: FileNotFoundError"):
+        launch.start(plan, {}, cast("Any", Unreachable()), (0, 1, 2), -1)
+    failing = record_with(plan, effects=(Effect(op="ro-bind", dest="/x", source="/gone"),))
+    compartment = launch.start(failing, {}, network, (0, 1, 2), -1)
+    with pytest.raises(SandboxError, match="failed with status 1"):
+        compartment.wait_until_ready()
+    compartment.close()
+    powerful = record_with(plan, options=(*plan.options, "--cap-add", "CAP_SYS_CHROOT"))
+    compartment = launch.start(powerful, {}, network, (0, 1, 2), -1)
+    with pytest.raises(SandboxError, match=r"not ready after 0\.3 s"):
+        compartment.wait_until_ready(0.3)
+    compartment.close()
+    compartment.close()
+    assert compartment.ended()
+
+
+class Unreachable:
+    """A network that cannot be entered."""
+
+    def enter(self) -> None:
+        raise FileNotFoundError("no such namespace")
+
+
 # --- from the start to the end -----------------------------------------------------------------------------------
 
 
@@ -287,17 +318,29 @@ def wait_for(path: Path, *, seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
-def alive(marker: str) -> list[str]:
-    """Command lines of this machine's processes that hold ``marker``."""
+def processes(command: str) -> list[int]:
+    """Processes of this machine with ``command`` in their command line."""
     found = []
     for process in Path("/proc").iterdir():
         try:
-            command = (process / "cmdline").read_bytes().decode(errors="replace") if process.name.isdigit() else ""
+            line = (process / "cmdline").read_bytes() if process.name.isdigit() else b""
         except OSError:
             continue
-        if marker in command:
-            found.append(command.replace("\0", " "))
+        if command.encode() in line:
+            found.append(int(process.name))
     return found
+
+
+def is_named(pid: int, name: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == name
+    except OSError:
+        return False
+
+
+def alive(marker: str) -> list[str]:
+    """The processes with ``marker`` in their command line, but for ourselves."""
+    return [str(pid) for pid in processes(marker) if pid != os.getpid()]
 
 
 def test_signals_are_for_the_agent(jail: Jail) -> None:
@@ -349,6 +392,20 @@ def test_what_the_agent_leaves_running_ends_with_it(jail: Jail) -> None:
     done = jail.run("sh", "-c", f"setsid nohup sleep {marker} >/dev/null 2>&1 & exit 0")
     assert done.returncode == 0
     assert alive(marker) == []
+
+
+def test_the_launcher_is_above_everything(jail: Jail) -> None:
+    """The compartment's pid namespace lies in another one, whose init dies with the launcher: no window is left."""
+    marker = f"80.{os.getpid()}"
+    launcher = jail.start("sleep", marker)
+    until = time.monotonic() + 10
+    while not (found := [pid for pid in processes(f"sleep\0{marker}") if is_named(pid, "sleep")]):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    status = Path(f"/proc/{found[0]}/status").read_text()
+    assert len(status.split("NSpid:")[1].splitlines()[0].split()) == 3
+    launcher.kill()
+    launcher.communicate(timeout=20)
 
 
 @pytest.mark.parametrize("delay_ms", range(20, 200, 20))
@@ -497,6 +554,7 @@ def test_tools_of_the_system_run(jail: Jail) -> None:
         "leasehold grants --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"task\"])'": "7f3k",
         "leasehold run -- true 2>&1 | head -n 1": "error: usage: there is no such command inside a compartment",
         "mktemp -d | cut -c 1-5": "/tmp/",
+        "grep -cE '^Sig(Ign|Blk):.0*$' /proc/self/status": "2",
         "head -c 3 /etc/ssl/certs/ca-certificates.crt && cmp /etc/ssl/cert.pem /run/leasehold/ca.pem && echo": "---",
     }
     jail.reply(ca_pem=TestCa(jail.base).path.read_text())

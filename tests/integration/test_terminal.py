@@ -259,13 +259,16 @@ def test_with_only_a_keyboard(jail: Jail) -> None:
 
 def test_with_only_a_screen(jail: Jail) -> None:
     with shell(jail) as at:
-        at.type(f"echo piped | {line(jail, 'sh', '-c', 'cat; stty -F /dev/stdout size; sleep 60')}\n")
+        script = "cat; stty -F /dev/stdout size; trap 'echo caught; exit 5' INT; while :; do sleep 0.1; done"
+        at.type(f"echo piped | {line(jail, 'sh', '-c', script)}\n")
         at.wait_for("docs.test")
         at.wait_for("piped\r\n24 80\r\n")
+        time.sleep(0.2)
         at.type(CTRL_C)
+        at.wait_for("caught")
         at.wait_for("ended after")
         at.type("echo code $?\n")
-        at.wait_for("code 130")
+        at.wait_for("code 5")
 
 
 def test_a_pager_in_the_same_pipeline_keeps_its_keyboard(jail: Jail) -> None:

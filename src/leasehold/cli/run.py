@@ -225,9 +225,13 @@ class Run:
     def _wait(self, compartment: Compartment, terminal: Terminal) -> int:
         """Copy and listen until the agent ends. Without its network or its broker it is ended."""
         self._killed = True
+        # Python runs its signal handlers between two instructions of its own: poll has to end for that.
+        woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        self._down.callback(signal.set_wakeup_fd, -1)
         while not compartment.ended():
             poll = select.poll()
-            for fd in (compartment.pidfd, self._sock.fileno(), self._network.gate_fd):
+            for fd in (compartment.pidfd, self._sock.fileno(), self._network.gate_fd, woken):
                 poll.register(fd, select.POLLIN)
             watched = terminal.watched()
             for fd, events in watched.items():
@@ -235,6 +239,8 @@ class Run:
             for fd, events in poll.poll():
                 if fd in watched:
                     terminal.ready(fd, events, lambda: _suspend(compartment, terminal, whole_job=True))
+                elif fd == woken:
+                    os.read(woken, 4096)
                 elif fd == self._sock.fileno():
                     self._hear()
                 elif fd == self._network.gate_fd and not compartment.ended():

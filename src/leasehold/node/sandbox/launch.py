@@ -50,9 +50,9 @@ class Compartment:
         self._status_pipe = status_pipe
         self._init_pidfd = -1
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, timeout_s: float = _SETUP_TIMEOUT_S) -> None:
         """Wait until bubblewrap has set all up and dropped its last capability; ``SandboxError`` otherwise."""
-        until = time.monotonic() + _SETUP_TIMEOUT_S
+        until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             if select.select([self.pidfd], [], [], _POLL_S)[0]:
                 raise SandboxError(f"bubblewrap failed with status {self.wait()}", hint=_HINT)
@@ -62,7 +62,7 @@ class Compartment:
             if self.init and int(kernel.status_of(self.init).get("CapEff", "1"), 16) == 0:
                 self._init_pidfd = os.pidfd_open(self.init)
                 return
-        raise SandboxError(f"bubblewrap was not ready after {_SETUP_TIMEOUT_S:g} s", hint=_HINT)
+        raise SandboxError(f"bubblewrap was not ready after {timeout_s:g} s", hint=_HINT)
 
     def verify(self, plan: Plan, homes: Sequence[str]) -> None:
         """Look at the compartment before anything runs in it (BOUNDARY E14, E17); ``SandboxError`` if it differs."""
@@ -117,14 +117,19 @@ class Compartment:
 
 
 def start(
-    plan: Plan, environment: Mapping[str, str], network: Network, standard: tuple[int, int, int], control: int
+    plan: Plan,
+    environment: Mapping[str, str],
+    network: Network,
+    standard: tuple[int, int, int],
+    control: int,
+    programs: Sequence[str] = _BWRAP,
 ) -> Compartment:
     """Fork and execute bubblewrap, up to the point where it waits for the filter.
 
-    ``standard``: the descriptors that become 0, 1 and 2. ``control``: passed on, unless -1. ``SandboxError`` when
-    bubblewrap cannot be executed.
+    ``standard``: the descriptors that become 0, 1 and 2. ``control``: passed on, unless -1. ``programs``: where
+    bubblewrap may be. ``SandboxError`` when it cannot be executed.
     """
-    bwrap = next((path for path in _BWRAP if os.access(path, os.X_OK)), None)
+    bwrap = next((path for path in programs if os.access(path, os.X_OK)), None)
     if bwrap is None:
         raise SandboxError("bubblewrap is not installed", hint="install the package `bubblewrap`, 0.8 or later")
     opener, memory = kernel.Opener(), []
