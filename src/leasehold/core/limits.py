@@ -13,6 +13,8 @@ class Limits:
     ci_ttl_s_max: int = 900
     remediation_ttl_s_max: int = 600
     config_bytes_max: int = 1_048_576
+    project_bytes_max: int = 65_536
+    config_list_max: int = 256
     secret_bytes_max: int = 65_536
     message_bytes_max: int = 4_194_304
     request_headers_kb_max: int = 60

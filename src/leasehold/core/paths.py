@@ -58,20 +58,18 @@ def intersection(a: str, b: str) -> str | None:
     """The pattern of exactly those paths that both match; ``None`` when there are none."""
     x, y = a[1:].split("/"), b[1:].split("/")
     both: list[str] = []
-    for i in range(max(len(x), len(y)) + 1):
-        if x[i:] == ["**"]:
+    for i, (p, q) in enumerate(zip(x, y, strict=False)):
+        if p == "**":
             return _joined(both, y[i:])
-        if y[i:] == ["**"]:
+        if q == "**":
             return _joined(both, x[i:])
-        if i == len(x) or i == len(y):
-            break
-        if x[i] == y[i] or (y[i] == "*" and _is_any(x[i])):
-            both.append(x[i])
-        elif x[i] == "*" and _is_any(y[i]):
-            both.append(y[i])
+        if p == q or (q == "*" and _is_any(p)):
+            both.append(p)
+        elif p == "*" and _is_any(q):
+            both.append(q)
         else:
             return None
-    return _joined(both, []) if len(x) == len(y) else None
+    return _joined(both, []) if (x[len(y) :] or y[len(x) :]) in ([], ["**"]) else None
 
 
 def within(narrow: str, wide: str) -> bool:

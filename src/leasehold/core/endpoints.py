@@ -1,0 +1,201 @@
+"""One rule of a configuration file: a host, what may be asked of it, and how its credential is delivered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from leasehold.core.model import (
+    DEFAULT_METHODS,
+    GitRule,
+    Inject,
+    InjectBasic,
+    InjectHeader,
+    InjectQuery,
+    Role,
+    Rule,
+)
+from leasehold.core.names import canonical_host
+from leasehold.core.paths import check_pattern
+from leasehold.core.toml import Table, Wrong
+
+METHODS = (
+    *DEFAULT_METHODS, "PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH", "QUERY",
+)  # fmt: skip
+"""What can be named: RFC 9110 without CONNECT and TRACE, RFC 5789, WebDAV (RFC 4918, 3253, 5323), QUERY."""
+FETCH_METHODS = ("GET", "HEAD")
+PROTOCOLS = ("http",)
+SCHEMES = ("https", "http")
+RESERVED_PORTS = {53: "names are answered there", 3128: "the explicit proxy is there"}
+# They frame or route the message, choose its encoding, or are the proxy's own.
+_NOT_INJECTED = re.compile(
+    r"host|connection|content-(?:length|encoding|type)|transfer-encoding|te|trailer|upgrade|expect|keep-alive"
+    r"|accept-encoding|proxy-.*|x-envoy-.*|x-leasehold-.*|x-http-method(?:-override)?|x-method-override"
+    r"|x-original-url|x-rewrite-url"
+)
+_TOKEN = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+\Z")
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+_NEEDLESSLY_ENCODED = re.compile(r"%(?:2[dDeE]|3\d|[46][1-9a-fA-F]|[57][\daA]|5[fF]|7[eE])")
+
+
+def read_rule(table: Table, role: Role | None) -> Rule:
+    """The rule of an endpoint whose credential has ``role``; ``None`` for a host without a credential."""
+    host = table.text("host", host_name)
+    scheme = table.text_or("https", "scheme", one_of(SCHEMES))
+    if role is not None and scheme != "https":
+        raise table.error("a credential is never sent without TLS", 'leave scheme out, or write "https"', "scheme")
+    port = table.number("port", _port, 443 if scheme == "https" else 80)
+    table.text_or("http", "protocol", one_of(PROTOCOLS, "this version speaks no other"))
+    git = _git(table, role)
+    websocket = _websocket(table, role)
+    methods = _methods(table, role, websocket=websocket, git=git is not None)
+    paths = table.some("paths", path_pattern)
+    if git is not None and (paths or methods or websocket):
+        raise table.error("git itself says which methods and paths there are", "leave them and websocket out", "git")
+    inject = None
+    if role is not None:
+        inject = _inject(table)
+    elif table.has("inject"):
+        raise table.error("a host without a credential has nothing to inject", "define a credential", "inject")
+    table.done()
+    return Rule(
+        host=host, port=port, scheme=scheme, methods=methods, paths=paths, git=git, websocket=websocket, inject=inject
+    )
+
+
+def host_name(value: str) -> str:
+    """The canonical name. What is no name is not repeated: URLs have been seen with a password in them."""
+    if re.search(r"[/@:\\]", value):
+        raise Wrong("expected a name without scheme, user, port and path", "give the port as port = 8443")
+    return canonical_host(value)
+
+
+def method(value: str) -> str:
+    if value in ("CONNECT", "TRACE"):
+        raise Wrong(f"{value} is never allowed", "TRACE echoes what was injected, CONNECT hides what is asked")
+    return one_of(METHODS)(value)
+
+
+def path_pattern(value: str) -> str:
+    """A pattern of :mod:`leasehold.core.paths` that a canonical path can match."""
+    check_pattern(value)
+    needless = _NEEDLESSLY_ENCODED.search(value)
+    if needless:
+        plain = chr(int(needless[0][1:], 16))
+        raise Wrong(f"no canonical path has {needless[0]}, so nothing matches", f"write {plain} instead")
+    return value
+
+
+def one_of(known: Sequence[str], why: str = "") -> Callable[[str], str]:
+    """A check for one of these words. ``why`` follows in the hint."""
+
+    def check(value: str) -> str:
+        if value not in known:
+            listed = f"it is one of {', '.join(known)}" + (f"; {why}" if why else "")
+            nearly = value.upper() if value.upper() in known else value.lower() if value.lower() in known else ""
+            raise Wrong(
+                f"expected one of {', '.join(known)}, found {value!a}", f"did you mean {nearly}?" if nearly else listed
+            )
+        return value
+
+    return check
+
+
+def _port(value: int) -> int:
+    if not 0 < value < 65536:
+        raise Wrong(f"expected a port from 1 to 65535, found {value}")
+    if value in RESERVED_PORTS:
+        raise Wrong(f"port {value} is taken in a compartment: {RESERVED_PORTS[value]}", "no upstream can be there")
+    return value
+
+
+def _methods(table: Table, role: Role | None, *, websocket: bool, git: bool) -> tuple[str, ...]:
+    found = table.some("methods", method)
+    if websocket and found not in ((), ("GET",)):
+        raise table.error("a WebSocket begins with GET, and nothing else", "leave methods out", "methods")
+    if role is not Role.FETCH or git:
+        return found
+    for at, name in enumerate(found):
+        if name not in FETCH_METHODS:
+            raise table.error(
+                f"the fetch role only reads: expected GET or HEAD, found {name}", "use another role", "methods", at
+            )
+    return found or FETCH_METHODS
+
+
+def _websocket(table: Table, role: Role | None) -> bool:
+    websocket = table.flag("websocket")
+    if websocket and role is Role.FETCH:
+        raise table.error("the fetch role only reads, and a WebSocket also writes", "use another role", "websocket")
+    return websocket
+
+
+def _git(endpoint: Table, role: Role | None) -> GitRule | None:
+    if not endpoint.has("git"):
+        return None
+    table = endpoint.table("git")
+    repository = table.text("repository", _repository)
+    access = table.text("access", one_of(("read", "write")))
+    if access == "write" and role is Role.FETCH:
+        raise table.error("the fetch role only reads", 'use another role, or access = "read"', "access")
+    table.done()
+    return GitRule(repository=repository, access=access)
+
+
+def _repository(value: str) -> str:
+    path_pattern(f"/{value}")
+    name = value.removesuffix(".git")
+    if "*" in name or not name or name.endswith("/"):
+        raise Wrong(f"expected the exact path of a repository, found {value!a}", "write it like owner/name")
+    return name
+
+
+def _inject(endpoint: Table) -> Inject:
+    if not endpoint.has("inject"):
+        raise endpoint.error("the key inject is missing", 'such as inject = { header = "Authorization", format = … }')
+    table = endpoint.table("inject")
+    ways = [way for way in ("header", "basic", "query") if table.has(way)]
+    if len(ways) != 1:
+        raise table.error(f"expected one of header, basic and query, found {len(ways)}", "say how it is delivered")
+    if ways == ["header"]:
+        inject: Inject = InjectHeader(
+            name=table.text("header", _header_name), format=table.text_or("{secret}", "format", _format)
+        )
+    elif ways == ["basic"]:
+        basic = table.table("basic")
+        inject = InjectBasic(username=basic.text("username", _username))
+        basic.done()
+    else:
+        inject = InjectQuery(name=table.text("query", _token))
+    table.done()
+    return inject
+
+
+def _token(value: str) -> str:
+    if not _TOKEN.match(value):
+        raise Wrong("expected a token (RFC 9110, without _), found something else", "give the name alone")
+    return value
+
+
+def _header_name(value: str) -> str:
+    if "_" in value and _TOKEN.match(value.replace("_", "-")):
+        raise Wrong(f"header {value} has an underscore", "servers confuse it with -, and agents may not send it either")
+    if _NOT_INJECTED.fullmatch(_token(value).lower()):
+        raise Wrong(f"header {value} frames or routes a request and cannot carry a credential", "use another header")
+    return value
+
+
+def _format(value: str) -> str:
+    if value.count("{secret}") != 1:
+        raise Wrong(f"expected {{secret}} exactly once, found it {value.count('{secret}')} times")
+    if _UNPRINTABLE.search(value) or value != value.strip():
+        raise Wrong("expected printable ASCII without blanks at the ends, found something else")
+    return value
+
+
+def _username(value: str) -> str:
+    if ":" in value or _UNPRINTABLE.search(value):
+        raise Wrong(
+            "expected printable ASCII without a colon (RFC 7617)", "the password is the secret, not a part of it"
+        )
+    return value
