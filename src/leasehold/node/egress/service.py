@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
-from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.auth.v3 import external_auth_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import Message
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 
 from leasehold.core.errors import EgressError, LeaseholdError
 from leasehold.node.egress import clusters, snapshot
@@ -160,7 +161,8 @@ class Egress:
             return _answer(await asyncio.shield(opening))
         except LeaseholdError as e:
             return _answer(Denied(code=e.code, message=e.message, hint=e.hint, status=503))
-        except Exception:
+        except Exception as e:
+            print(f"the decision on {name} failed: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
             denied = Denied(code="internal", message="The broker failed.", hint="Ask the operator to look.", status=503)
         return _answer(denied)
 
@@ -201,10 +203,10 @@ def _handlers(xds: ResourceServer, check: Any, usage: UsageLog) -> tuple[grpc.Ge
             {"Check": grpc.unary_unary_rpc_method_handler(check, external_auth_pb2.CheckRequest.FromString, reply)},
         ),
         grpc.method_handlers_generic_handler(
-            "envoy.service.accesslog.v3.AccessLogService",
+            "opentelemetry.proto.collector.logs.v1.LogsService",
             {
-                "StreamAccessLogs": grpc.stream_unary_rpc_method_handler(
-                    usage.serve, als_pb2.StreamAccessLogsMessage.FromString, reply
+                "Export": grpc.unary_unary_rpc_method_handler(
+                    usage.serve, logs_service_pb2.ExportLogsServiceRequest.FromString, reply
                 )
             },
         ),

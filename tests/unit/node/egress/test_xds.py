@@ -167,9 +167,7 @@ def test_a_new_envoy_gets_everything_and_an_old_one_is_told_what_has_gone() -> N
         server = ResourceServer()
         server.update({(CLUSTER, "c"): Cluster(name="c")})
         envoy = Envoy(server)
-        envoy._requests.put_nowait(
-            DeltaDiscoveryRequest(type_url=CLUSTER, initial_resource_versions={"gone": "1"})
-        )
+        envoy._requests.put_nowait(DeltaDiscoveryRequest(type_url=CLUSTER, initial_resource_versions={"gone": "1"}))
         response = await envoy.next()
         assert [r.name for r in response.resources] == ["c"]
         assert list(response.removed_resources) == ["gone"]
