@@ -95,6 +95,9 @@ class EmptyNetwork:
         self.gate_fd, self._other_end = os.pipe()
 
     def serve(self, names: Mapping[str, str], ports: Sequence[int], sockets: Mapping[str, str]) -> None:
+        if (self._folder / "slow").exists():
+            (self._folder / "serving").write_text("")
+            time.sleep(30)
         if (self._folder / "no-network").exists():
             raise SandboxError("the network does not answer", hint="a fake")
 
@@ -138,11 +141,17 @@ def broker(sock: socket.socket, folder: Path, network: EmptyNetwork) -> None:
             wire.send(sock, json.loads((folder / "reply.json").read_text()))
         elif message["op"] == "task.started":
             wire.send(sock, {"event": "expired", "message": "the access has expired"})
-            wire.send(sock, {"ok": True})
+            wire.send(sock, {"ok": True}, [sock.fileno()])
             if (folder / "die").exists():
                 threading.Timer(0.3, sock.shutdown, [socket.SHUT_RDWR]).start()
+            if (folder / "hang-up").exists():
+                sock.close()
+                return
             if (folder / "cut").exists():
                 threading.Timer(0.3, os.close, [network._other_end]).start()
+        elif (folder / "die-at-close").exists():
+            sock.close()
+            return
         else:
             wire.send(sock, {"ok": True, "summary": SUMMARY | {"exit_code": message["exit_code"]}})
 

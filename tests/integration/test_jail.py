@@ -11,9 +11,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
@@ -22,7 +23,7 @@ from fakes.hosts import a_request
 from fakes.jail import Jail
 from fakes.launcher import EmptyNetwork
 from leasehold.core.errors import SandboxError
-from leasehold.node.sandbox import launch, system
+from leasehold.node.sandbox import kernel, launch, system
 from leasehold.node.sandbox.places import HOME
 from leasehold.node.sandbox.plan import HOSTNAME, Effect, Plan, make_plan
 from servers.ca import TestCa
@@ -213,6 +214,54 @@ def test_what_bubblewrap_cannot_do_is_an_error(tmp_path: Path) -> None:
     compartment.close()
     compartment.close()
     assert compartment.ended()
+    compartment.signal(signal.SIGTERM)
+
+
+def test_kernel_calls_that_fail_are_errors() -> None:
+    with pytest.raises(OSError, match="setns: Bad file descriptor"):
+        kernel._call("setns", -1, 0)
+
+
+def child_code(child: Callable[[], None]) -> int:
+    """The exit code of ``child`` in a forked process."""
+    pid = os.fork() or _run(child)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _run(child: Callable[[], None]) -> NoReturn:
+    child()
+    os._exit(0)
+
+
+def exits(code: int) -> Callable[[], NoReturn]:
+    return partial(os._exit, code)
+
+
+def test_going_on_as_init() -> None:
+    own = os.getpid()
+
+    def elsewhere(launcher: int, child: Callable[[], NoReturn]) -> None:
+        kernel._call("unshare", 0x20000000)
+        kernel.go_on_as_init(launcher, child)
+
+    def first() -> NoReturn:
+        os._exit(os.getpid())
+
+    def killed() -> NoReturn:
+        os.setresuid(65534, 65534, 65534)
+        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(9)
+
+    assert child_code(lambda: kernel.go_on_as_init(own, exits(3))) == 3
+    assert child_code(lambda: elsewhere(own, first)) == 1
+    assert child_code(lambda: elsewhere(own, exits(4))) == 4
+    assert child_code(lambda: elsewhere(1, exits(4))) == 125
+    assert child_code(lambda: elsewhere(own, killed)) == 9
+    dead = os.fork() or _run(exits(0))
+    gone = os.pidfd_open(dead)
+    os.waitpid(dead, 0)
+    assert child_code(lambda: kernel._as_init(gone, exits(4))) == 125
+    os.close(gone)
 
 
 class Unreachable:
@@ -385,6 +434,41 @@ def test_without_broker_or_network_the_agent_is_ended(jail: Jail, file: str, sai
     assert said in err
     assert alive(marker) == []
     assert (jail.lh / "finished").exists()
+
+
+def test_a_broker_that_ends_at_the_very_end_changes_no_exit_code(jail: Jail) -> None:
+    (jail.lh / "die-at-close").write_text("")
+    done = jail.run("sh", "-c", "exit 6")
+    assert done.returncode == 6
+    assert done.stderr.endswith(
+        "leasehold  the broker ended, and all access with it; the agent does not run on without\n"
+    )
+
+
+def test_a_broker_that_hangs_up_ends_the_agent(jail: Jail) -> None:
+    (jail.lh / "hang-up").write_text("")
+    done = jail.run("sleep", "60")
+    assert done.returncode == 125 and "error: broker-gone" in done.stderr
+
+
+def test_signals_that_are_ignored_outside_stay_so(jail: Jail) -> None:
+    command = jail.command("sh", "-c", "touch ready; sleep 0.6; echo survived")
+    nohup = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *command]
+    with subprocess.Popen(nohup, env=jail.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as launcher:
+        wait_for(jail.work / "ready")
+        launcher.send_signal(signal.SIGHUP)
+        assert launcher.communicate(timeout=20)[0] == b"survived\n"
+    assert launcher.returncode == 0
+
+
+def test_an_interrupt_before_the_start_leaves_nothing(jail: Jail) -> None:
+    (jail.lh / "slow").write_text("")
+    launcher = jail.start("touch", "started")
+    wait_for(jail.lh / "serving")
+    launcher.send_signal(signal.SIGINT)
+    launcher.communicate(timeout=20)
+    assert launcher.returncode == 130
+    assert not (jail.work / "started").exists() and (jail.lh / "finished").exists()
 
 
 def test_what_the_agent_leaves_running_ends_with_it(jail: Jail) -> None:

@@ -244,6 +244,16 @@ def test_in_the_background_it_runs_and_reads_nothing(jail: Jail) -> None:
         at.wait_for("ended after")
 
 
+def test_in_the_background_of_a_pipeline_the_keys_stay_the_shells(jail: Jail) -> None:
+    with shell(jail) as at:
+        at.type(f"{line(jail, 'sh', '-c', 'sleep 1; echo done')} > {jail.base}/out &\n")
+        at.wait_for("docs.test")
+        at.type("echo typed\n")
+        at.wait_for("\r\ntyped\r\n")
+        at.wait_for("ended after")
+    assert Path(jail.base, "out").read_text() == "done\n"
+
+
 def test_with_only_a_keyboard(jail: Jail) -> None:
     with shell(jail) as at:
         command = "read line; echo got $line; tty <&1; read more || echo end"

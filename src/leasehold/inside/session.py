@@ -14,6 +14,10 @@ import signal
 import sys
 import termios
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 STOPPED = b"s"
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 
@@ -24,11 +28,7 @@ def main(argv: list[str]) -> int:
     os.set_inheritable(control, False)
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    pid = os.fork()
-    if pid == 0:
-        os.setpgid(0, 0)
-        _to_foreground()
-        os._exit(_execute(command))
+    pid = os.fork() or _command(command)
     while True:
         _, status = os.waitpid(pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
@@ -37,12 +37,15 @@ def main(argv: list[str]) -> int:
         os.write(control, STOPPED)
 
 
-def _to_foreground() -> None:
-    """Take the terminal; the kernel would stop a background process that does this with SIGTTOU."""
+def _command(command: list[str]) -> NoReturn:
+    """In the child: a process group of its own, in the foreground, then the command."""
+    os.setpgid(0, 0)
+    # A background process that takes the terminal would be stopped by this signal.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     os.tcsetpgrp(0, os.getpgrp())
     for number in (signal.SIGTTOU, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
+    os._exit(_execute(command))
 
 
 def _execute(command: list[str]) -> int:

@@ -11,9 +11,11 @@ from leasehold.core.errors import SandboxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from typing import NoReturn
 
 _CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
+_ABANDONED = 125
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _CAP_VERSION_3, _CAP_SETFCAP, _CAPABILITIES = 0x20080522, 31, 64
 _MS_RDONLY, _MS_NOSUID, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = (
@@ -36,59 +38,63 @@ def _call(name: str, *arguments: object) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def fork_as_init() -> int:
-    """Like ``os.fork``, but the child is pid 1 of a new pid namespace: when it ends, the kernel ends all within.
+def fork_as_init(child: Callable[[], NoReturn]) -> int:
+    """Fork ``child`` as pid 1 of a new pid namespace: when it ends, the kernel ends all within. Returns its pid.
 
     Needs CAP_SYS_ADMIN. Later children of the caller are where they were before.
     """
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     _call("unshare", _CLONE_NEWPID)
-    pid = os.fork()
-    if pid:
-        _call("setns", own, _CLONE_NEWPID)
-        os.close(own)
+    pid = os.fork() or child()
+    _call("setns", own, _CLONE_NEWPID)
+    os.close(own)
     return pid
 
 
 def keep_capability_for_own_id() -> None:
     """As root: give up every capability but CAP_SETFCAP, without which the kernel lets nobody map uid 0 into a user
-    namespace (Linux 5.12). bubblewrap drops that one itself, and for the agent the probe sees that it has."""
+    namespace (Linux 5.12). bubblewrap drops that one itself; the probe sees that the agent has none."""
     import ctypes
 
-    for number in range(_CAPABILITIES):
-        if number != _CAP_SETFCAP and ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
-            break  # one that this kernel does not have
-    header = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
+    libc = ctypes.CDLL(None)
+    for number in set(range(_CAPABILITIES)) - {_CAP_SETFCAP}:
+        libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # fails for those that this kernel does not have
     bit = 1 << _CAP_SETFCAP
-    _call("capset", header, (ctypes.c_uint32 * 6)(bit, bit, 0, 0, 0, 0))
+    _call("capset", (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0), (ctypes.c_uint32 * 6)(bit, bit, 0, 0, 0, 0))
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def become_init(launcher: int) -> None:
-    """When our next child would be pid 1 of a new pid namespace, go on as that child.
+def go_on_as_init(launcher: int, child: Callable[[], NoReturn]) -> NoReturn:
+    """Go on with ``child``; when our next child would be pid 1 of a new pid namespace, as that.
 
-    The process that was called stays behind with no descriptors, waits for the child and ends as it does. Either dies
-    with what is above it: ``launcher`` is the process whose end ends everything.
+    Then the caller stays behind without descriptors, waits, and ends as the child does. Either dies with what is
+    above it; ``launcher`` is the process whose end ends everything.
     """
-    try:
-        if os.readlink("/proc/self/ns/pid_for_children") == os.readlink("/proc/self/ns/pid"):
-            return
-    except FileNotFoundError:  # no child has been in it yet: it is a new one
-        pass
+    if not _children_are_elsewhere():
+        child()
     _die_with_parent()
-    if os.getppid() != launcher:
-        os._exit(125)
     above = os.pidfd_open(os.getpid())
-    pid = os.fork()
-    if pid == 0:
-        _die_with_parent()
-        if select.select([above], [], [], 0)[0]:
-            os._exit(125)
-        return
+    if os.getppid() != launcher:
+        os._exit(_ABANDONED)
+    pid = os.fork() or _as_init(above, child)
     for name in os.listdir("/proc/self/fd"):
         _close_quietly(int(name))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os._exit(code if code >= 0 else 128 - code)
+
+
+def _as_init(above: int, child: Callable[[], NoReturn]) -> NoReturn:
+    _die_with_parent()
+    if select.select([above], [], [], 0)[0]:
+        os._exit(_ABANDONED)
+    child()
+
+
+def _children_are_elsewhere() -> bool:
+    try:
+        return os.readlink("/proc/self/ns/pid_for_children") != os.readlink("/proc/self/ns/pid")
+    except FileNotFoundError:  # no child has been in it yet: it is a new one
+        return True
 
 
 def _die_with_parent() -> None:

@@ -150,11 +150,13 @@ def start(
         memory.append(kernel.memory_file(b"".join(os.fsencode(part) + b"\0" for part in (*options, *argv))))
         kept.append(memory[-1])
         argv = [bwrap, "--args", str(memory[-1]), "--", *plan.command]
-        launcher = os.getpid()
         kept += [filter_read, status_write, *([control] if control >= 0 else [])]
-        pid = kernel.fork_as_init() if os.geteuid() == 0 else os.fork()
-        if pid == 0:
+        launcher = os.getpid()
+
+        def child() -> NoReturn:
             _child(argv, environment, network, standard, kept, failed_write, launcher)
+
+        pid = kernel.fork_as_init(child) if os.geteuid() == 0 else os.fork() or child()
     finally:
         opener.close()
         for fd in (filter_read, status_write, failed_write, *memory):
@@ -200,23 +202,25 @@ def _child(
     launcher: int,
 ) -> NoReturn:
     """In the forked child: confine, then execute. What goes wrong is written to ``failed``; nothing is executed."""
+    root = os.geteuid() == 0
+
+    def execute() -> NoReturn:
+        if root:
+            kernel.keep_capability_for_own_id()
+        os.execve(argv[0], argv, environment)  # noqa: S606 (a list, and no shell is meant)
+
     try:
-        # What Python itself ignores, and what the launcher handles, is the default again.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTSTP, signal.SIGWINCH):
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
         for fd, source in enumerate(standard):
             os.dup2(source, fd)
         kernel.keep_only(kept)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        root = os.geteuid() == 0
         if root:
             kernel.guard_devices(f"/dev/{node}" for node in NODES)
         network.enter()
-        kernel.become_init(launcher)
-        if root:
-            kernel.keep_capability_for_own_id()
-        os.execve(argv[0], argv, environment)  # noqa: S606 (a list, and no shell is meant)
+        kernel.go_on_as_init(launcher, execute)
     except BaseException as error:
         os.write(failed, f"{type(error).__name__}: {error}"[:4096].encode(errors="replace"))
-    os._exit(127)
+        os._exit(127)

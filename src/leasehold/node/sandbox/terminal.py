@@ -26,30 +26,31 @@ _CHUNK = 65536
 _OFLAG, _LFLAG, _CC = 1, 3, 6
 # For a terminal whose program was killed: main screen, no mouse reports, no bracketed paste, a visible cursor.
 _RESET = b"\x1b[?1000;1002;1003;1006l\x1b[?2004l\x1b[?1049l\x1b[?25h\x1b[0m\r\n"
-_PAGER_WAIT_S = 0.1
+_WAIT_S = 0.1
 
 
 class Terminal:
-    """The agent's terminal and the person's. Without a terminal among 0, 1 and 2, all of this does nothing.
+    """The agent's terminal and the person's. Without a terminal among ``given``, all of this does nothing.
 
-    ``standard``: what becomes the agent's 0, 1 and 2. ``full``: keyboard and screen are terminals. ``control``: the
-    descriptor for inside/session.py, when ``full``.
+    ``given``: the person's standard descriptors. ``standard``: what becomes the agent's. ``full``: keyboard and screen
+    are terminals. ``control``: the descriptor for inside/session.py, when ``full``.
     """
 
-    def __init__(self) -> None:
-        terminals = [os.isatty(fd) for fd in (0, 1, 2)]
+    def __init__(self, given: tuple[int, int, int] = (0, 1, 2)) -> None:
+        terminals = [os.isatty(fd) for fd in given]
         self.full = terminals[0] and terminals[1]
-        self.standard = (0, 1, 2)
+        self.standard = given
+        self._input = given[0]
         self.control = self._stopped = self._master = self._slave = -1
         self._keyboard = terminals[0]
-        self._screen = next((fd for fd in (1, 2, 0) if terminals[fd]), -1)
+        self._screen = next((given[at] for at in (1, 2, 0) if terminals[at]), -1)
         self._saved: list[Any] = []
         self._raw = False
         self._pending = b""
         if self._screen >= 0:
             self._master, self._slave = os.openpty()
             os.set_blocking(self._master, False)
-            first, second, third = (self._slave if terminals[fd] else fd for fd in (0, 1, 2))
+            first, second, third = (self._slave if terminals[at] else given[at] for at in (0, 1, 2))
             self.standard = (first, second, third)
             self._saved = termios.tcgetattr(self._screen)
             termios.tcsetattr(self._slave, termios.TCSANOW, self._settings())
@@ -81,8 +82,11 @@ class Terminal:
     def attach(self) -> None:
         """Leave the agent's side to the agent, and take the keyboard if this job is in the foreground."""
         self._close_agents_side()
-        if self.full and not self._raw and _in_foreground():
-            tty.setraw(0, termios.TCSADRAIN)
+        if self.full and not self._raw and not _in_background(self._input):
+            try:
+                tty.setraw(self._input, termios.TCSADRAIN)
+            except termios.error:
+                return  # the person's terminal has gone
             self._raw = True
             self.resize()
 
@@ -92,7 +96,7 @@ class Terminal:
             self._raw = False
             before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
             try:
-                termios.tcsetattr(0, termios.TCSAFLUSH, self._saved)
+                termios.tcsetattr(self._input, termios.TCSAFLUSH, self._saved)
             except termios.error:
                 return  # the person's terminal has gone
             finally:
@@ -104,7 +108,7 @@ class Terminal:
         if self._master >= 0:
             fds[self._master] = select.POLLIN | (select.POLLOUT if self._pending else 0)
             if self._keyboard and not self._pending and (self._raw or not self.full):
-                fds[0] = select.POLLIN
+                fds[self._input] = select.POLLIN
         if self._stopped >= 0:
             fds[self._stopped] = select.POLLIN
         return fds
@@ -155,24 +159,34 @@ class Terminal:
         return True
 
     def _copy_keyboard(self) -> None:
-        if not self.full and not termios.tcgetattr(0)[_LFLAG] & termios.ICANON:
-            # Another program of the pipeline, a pager, has taken the keyboard: it is not ours to read.
-            select.select([], [], [], _PAGER_WAIT_S)
+        if not self.full and (_in_background(self._input) or _taken(self._input)):
+            # Another job, or a pager in the same pipeline, has the keyboard: it is not ours to read.
+            select.select([], [], [], _WAIT_S)
             return
         try:
-            data = os.read(0, 4096)
+            data = os.read(self._input, 4096)
         except OSError:  # the terminal has gone
             data, self._keyboard = b"", False
-        if not data and not self.full:
-            data = termios.tcgetattr(self._master)[_CC][termios.VEOF]
-        self._keyboard = self._keyboard and bool(data)
+        if not data:
+            # The end of the input (Ctrl-D), or the terminal has gone.
+            self._keyboard = self._keyboard and not self.full and os.isatty(self._input)
+            data = b"" if self.full else termios.tcgetattr(self._master)[_CC][termios.VEOF]
         self._pending += data
 
 
-def _in_foreground() -> bool:
+def _taken(terminal: int) -> bool:
+    """Whether a program reads the terminal key by key."""
     try:
-        return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:  # the person's terminal has gone
+        return not termios.tcgetattr(terminal)[_LFLAG] & termios.ICANON
+    except termios.error:  # it has gone
+        return False
+
+
+def _in_background(terminal: int) -> bool:
+    """Whether another job has the terminal; one that is not our session's has no jobs."""
+    try:
+        return os.tcgetpgrp(terminal) != os.getpgrp()
+    except OSError:
         return False
 
 
