@@ -43,7 +43,7 @@ class Daemon:
         self._state = state
         self._clock = clock
         key = master_key(state)
-        self._vault = Vault(state / "vault", key)
+        self._vault = Vault(state / "vault", key, clock)
         self._audit = AuditLog(state / "audit", audit_key(key), clock=clock)
         self._peers: dict[str, Peer] = {}
         leases = Leases(self._audit, self._resolve, clock)
@@ -222,7 +222,8 @@ class Daemon:
         def variable(name: str) -> str | None:
             return _variable_of(peer, name) if peer else None
 
-        return await asyncio.to_thread(resolve_reference, reference, self._vault, variable)
+        reachable = [open_task.plan.workspace for open_task in self._tasks.open_tasks.values()]
+        return await asyncio.to_thread(resolve_reference, reference, self._vault, variable, reachable)
 
     async def _count(self, task: str) -> int | None:
         """Envoy's own count of the task's requests; ``None`` when it cannot be asked."""
