@@ -93,14 +93,14 @@ def _use(key: tuple[str, ...], samples: Sequence[tuple[float, int, int]]) -> Use
         reason = "connection: unknown name"
     elif "UAEX" in flags:
         reason = "denied by policy"
-    elif cluster != _NONE:
-        # By its cluster, because a request that waited for the first decision has outlived its route.
+    elif kind == "allow" and (cluster != _NONE or details == "via_upstream"):
+        # A request that waited for the first decision was routed before its cluster existed, and names none.
         reason = ""
     else:
         reason = f"{kind}: {rest}" if kind in ("deny", "closed") else details
     return Use(
         task="" if task == _NONE else task,
-        upstream="" if reason else cluster,
+        upstream=rest if is_request and not reason else "",
         reason=reason,
         host=_given(authority if is_request else server_name),
         method=(method if method != _NONE else "OTHER") if is_request else "",

@@ -26,10 +26,10 @@ class Sink:
         self.uses += uses
 
 
-def line(route: str = "allow/x", cluster: str = _CLUSTER, *, at: str = "5.000", task: str = "t1", flags: str = "-",
+def line(route: str = f"allow/{_CLUSTER}", cluster: str = _CLUSTER, *, at: str = "5.000", task: str = "t1", flags: str = "-",
          status: str = "200", method: str = "GET", host: str = "api.test", sni: str = "api.test",
-         target: str = "/x?token=1") -> str:  # fmt: skip
-    return "\t".join([task, at, route, cluster, status, flags, "7", "1", "details", method, host, sni, target])
+         target: str = "/x?token=1", details: str = "details") -> str:  # fmt: skip
+    return "\t".join([task, at, route, cluster, status, flags, "7", "1", details, method, host, sni, target])
 
 
 def test_the_format_has_a_field_for_each_that_is_read() -> None:
@@ -57,7 +57,8 @@ def test_alike_uses_are_one_with_a_count_and_each_is_counted() -> None:
 @pytest.mark.parametrize(
     ("text", "upstream", "reason"),
     [
-        (line("-"), _CLUSTER, ""),
+        (line(cluster="-", details="via_upstream"), _CLUSTER, ""),
+        (line(cluster="-"), "", "details"),
         (line("allow/x", flags="UAEX", status="403"), "", "denied by policy"),
         (line("closed/u", "-"), "", "closed: u"),
         (line("-", "-", status="400"), "", "details"),
