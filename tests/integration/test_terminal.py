@@ -11,7 +11,6 @@ import signal
 import struct
 import termios
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +20,7 @@ import pytest
 from fakes.jail import Jail
 
 if TYPE_CHECKING:
-    from servers.people import Person
+    pass
 
 SHELL = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
 TIOCGPTN = 0x80045430
@@ -95,17 +94,6 @@ class Screen:
                     os.kill(self.pid, signal.SIGKILL)
                 time.sleep(0.01)
             self.pid = 0
-
-
-@pytest.fixture(scope="module", params=["root", "ordinary"])
-def person(request: pytest.FixtureRequest) -> Person | None:
-    return None if request.param == "root" else request.getfixturevalue("ordinary_user")
-
-
-@pytest.fixture
-def jail(person: Person | None) -> Iterator[Jail]:
-    with Jail(person) as made:
-        yield made
 
 
 def screen(jail: Jail, *command: str) -> Screen:

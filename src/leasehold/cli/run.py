@@ -173,7 +173,7 @@ class Run:
         }
         wire.send(self._sock, message, [self._network.netns_fd] if self._network.mode == "netns" else [])
         # While the broker works: what _start needs.
-        from leasehold.node.sandbox import launch, prepare, seccomp, terminal  # noqa: F401
+        from leasehold.node.sandbox import launch, prepare, seccomp, terminal  # noqa: F401  imported again there
 
         self._reply = self._answer()
         self._down.callback(self._close_task)

@@ -31,6 +31,13 @@ _WHY = {
     "rule-not-allowed": "The host is on the list, but not with this method and path. The response's hint says what is.",
     "misdirected-request": "The Host header and the TLS server name have to be the same name.",
     "method-override": "Headers that change the method or path after the check are refused; use the real ones.",
+    "request-malformed": "The request is not well-formed HTTP, or ambiguous in a way in which servers differ.",
+    "headers-too-large": "The request's headers are too large or too many. Cookies are the usual cause.",
+    "credential-missing": "There was no credential to add, and without it nothing goes out. Try again; if it stays, a "
+    "new task is needed.",
+    "approval-needed": "The operator's policy wants a person's approval for this credential.",
+    "policy-denied": "The operator's policy does not allow this credential to this class of agent.",
+    "secret-unavailable": "The operator's secret behind this credential could not be read. Ask the operator.",
     "access-ended": "The task's time is over, or the operator has taken the access away. A new task can be started.",
     "upstream-unavailable": "The request was allowed, but the server behind it cannot be reached. Try again later.",
     "upstream-failed": "The request was allowed, but the server behind it broke the exchange off. Try again.",
