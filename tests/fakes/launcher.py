@@ -139,6 +139,9 @@ def broker(sock: socket.socket, folder: Path, network: EmptyNetwork) -> None:
             log.write(json.dumps(message) + "\n")
         if message["op"] == "task.open":
             wire.send(sock, json.loads((folder / "reply.json").read_text()))
+            if (folder / "die-early").exists():
+                sock.close()
+                return
         elif message["op"] == "task.started":
             wire.send(sock, {"event": "expired", "message": "the access has expired"})
             wire.send(sock, {"ok": True}, [sock.fileno()])

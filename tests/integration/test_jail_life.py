@@ -191,6 +191,14 @@ def test_a_broker_that_hangs_up_ends_the_agent(jail: Jail) -> None:
     assert done.returncode == 125 and "error: broker-gone" in done.stderr
 
 
+def test_a_broker_that_ends_during_the_start_is_the_reason_given(jail: Jail) -> None:
+    (jail.lh / "die-early").write_text("")
+    (jail.lh / "no-network").write_text("")
+    done = jail.run("touch", "started")
+    assert done.returncode == 125 and "error: broker-gone" in done.stderr
+    assert not (jail.work / "started").exists()
+
+
 def test_signals_that_are_ignored_outside_stay_so(jail: Jail) -> None:
     command = jail.command("sh", "-c", "touch ready; sleep 0.6; echo survived")
     nohup = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *command]

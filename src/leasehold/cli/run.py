@@ -135,7 +135,12 @@ class Run:
             _handle(number, _interrupt)
         try:
             self._open()
-            compartment, terminal = self._start()
+            try:
+                compartment, terminal = self._start()
+            except SandboxError as error:
+                if self._broker_has_gone():  # the cause, of which that was a consequence
+                    raise _gone() from error
+                raise
             self._exit_code = self._wait(compartment, terminal)
             return self._exit_code
         finally:
@@ -270,6 +275,16 @@ class Run:
         for fd in fds:
             os.close(fd)
         return message
+
+    def _broker_has_gone(self) -> bool:
+        import socket
+
+        try:
+            return self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def _answer(self) -> dict[str, Any]:
         """The broker's answer to our last request; what it sends by itself meanwhile is kept for the summary."""
