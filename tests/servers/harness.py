@@ -168,7 +168,10 @@ class Leasehold:
             return []
         self._closed = True
         self.stop_daemon()
-        left = leftovers(self.base)
+        # A process that ends gives its memory up before its sockets.
+        deadline = time.monotonic() + _STOP_S
+        while (left := leftovers(self.base)) and time.monotonic() < deadline:
+            time.sleep(0.02)
         for process in self.processes():
             _signal(process.pid, signal.SIGKILL)
         shutil.rmtree(self.base, ignore_errors=bool(left))

@@ -29,7 +29,9 @@ def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) 
     """Send one message; ``fds`` are duplicated into the receiver."""
     data = encode(message)
     sent = socket.send_fds(sock, [data], list(fds)) if fds else 0
-    sock.sendall(data[sent:])
+    if sent < len(data):
+        # Not for nothing: a peer that has answered and left already makes even an empty send fail.
+        sock.sendall(data[sent:])
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

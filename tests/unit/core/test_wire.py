@@ -60,3 +60,19 @@ def test_more_descriptors_than_allowed_are_closed_and_refused(pair) -> None:  # 
         wire.receive(b)
     assert len(os.listdir("/proc/self/fd")) == before
     os.close(fd)
+
+
+def test_a_peer_that_has_left_does_not_make_a_whole_message_fail(pair) -> None:  # type: ignore[no-untyped-def]
+    a, b = pair
+    fd = os.open("/dev/null", os.O_RDONLY)
+
+    class Leaving(socket.socket):
+        def sendmsg(self, *args):  # type: ignore[no-untyped-def]
+            sent = super().sendmsg(*args)
+            b.close()
+            return sent
+
+    leaving = Leaving(fileno=os.dup(a.fileno()))
+    with leaving:
+        wire.send(leaving, {"op": "x"}, [fd])
+    os.close(fd)
