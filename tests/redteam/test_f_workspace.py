@@ -147,7 +147,7 @@ def test_f5_a_repository_made_inside_is_harmless_outside(leasehold: Leasehold, p
     out = _sh(leasehold, project, script)
     assert "made harmless: fresh/.git/config" in out and "made harmless: fresh/.git/hooks" in out
     fresh = project / "fresh"
-    assert _git(fresh, "config", "user.name").strip() == "Me" and "Kept" in (fresh / ".git" / "config").read_text()
+    assert "Kept" in (fresh / ".git" / "config").read_text()
     (fresh / "x").write_text("x")
     _git(fresh, "add", "x")
     _git(fresh, "commit", "-q", "-m", "x")

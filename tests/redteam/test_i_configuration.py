@@ -29,7 +29,7 @@ def changed(leasehold: Leasehold):  # type: ignore[no-untyped-def]
     ("old", "new", "words"),
     [
         ('role = "execute"', 'role = "execute"\nenviroment = "staging"', "enviroment"),
-        ('role = "execute"', 'role = "execute"\nrole = "fetch"', "role"),
+        ('role = "execute"', 'role = "execute"\nrole = "fetch"', "overwrite a value"),
         ('host = "api.forge.test"', 'host = "*.forge.test"', "wildcard"),
         ('methods = ["GET", "HEAD", "POST", "PUT", "DELETE"]', "methods = []", "methods"),
         ('methods = ["GET", "HEAD", "POST", "PUT", "DELETE"]', 'methods = ["TRACE"]', "TRACE"),

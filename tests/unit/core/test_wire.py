@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -54,11 +55,11 @@ def test_oversized_and_odd_frames_are_refused(pair) -> None:  # type: ignore[no-
 def test_more_descriptors_than_allowed_are_closed_and_refused(pair) -> None:  # type: ignore[no-untyped-def]
     a, b = pair
     fd = os.open("/dev/null", os.O_RDONLY)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     wire.send(a, {"op": "x"}, [fd] * 40)
     with pytest.raises(ValueError, match="descriptors"):
         wire.receive(b)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     os.close(fd)
 
 
