@@ -41,9 +41,7 @@ class CompartmentCA:
         self._key = key
         self._names = names
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
-        private = self._leaf_key.private_bytes(
-            _PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        private = self._leaf_key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         self._leaf_key_pem = Secret(private)
         self._issuer_pem = issuer.public_bytes(_PEM)
         self.pem: bytes = root.public_bytes(_PEM)
@@ -60,9 +58,7 @@ class CompartmentCA:
         root_name, issuer_name = _name("Leasehold compartment"), _name("Leasehold compartment issuer")
         root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
 
-        def authority(
-            subject: x509.Name, own: ec.EllipticCurvePrivateKey, path_length: int
-        ) -> x509.Certificate:
+        def authority(subject: x509.Name, own: ec.EllipticCurvePrivateKey, path_length: int) -> x509.Certificate:
             return (
                 _builder(root_name, subject, own, now - _BACKDATED, until)
                 .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
