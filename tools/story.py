@@ -42,7 +42,7 @@ def main() -> int:
             people.append(stack.enter_context(ordinary_user()))
         leaks = sum(play(up, person, secrets) for person in people)
     told(
-        f"{'No credential byte' if not leaks else 'CREDENTIALS'} in what the agent found; {time.monotonic() - began:.0f} s.",
+        f"{'CREDENTIALS' if leaks else 'No credential byte'} in what the agent found; {time.monotonic() - began:.0f} s.",
         style="1;32" if not leaks else "1;31",
     )
     para("Next: `leasehold init`, then `leasehold run -- claude` in a project of yours. README.md says the rest.")

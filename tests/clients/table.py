@@ -56,15 +56,11 @@ def _curl(version: str) -> Row:
         name=f"curl {shown}",
         server="api",
         allowed=Step(command=(*curl, f"{_API}/repos/acme/web/issues"), says=(shown, " 200", _KNOWN)),
-        denied=Step(
-            command=(*curl, f"{_API}/repos/other/fork/issues"), says=(shown, *_REFUSED), unseen="other/fork"
-        ),
+        denied=Step(command=(*curl, f"{_API}/repos/other/fork/issues"), says=(shown, *_REFUSED), unseen="other/fork"),
     )
 
 
-def _simple(
-    name: str, command: tuple[str, ...], *, denied: tuple[str, ...], says: tuple[str, ...], unseen: str
-) -> Row:
+def _simple(name: str, command: tuple[str, ...], *, denied: tuple[str, ...], says: tuple[str, ...], unseen: str) -> Row:
     """A client called with a method and a URL, and its twin with others."""
     return Row(
         name=name,

@@ -77,9 +77,7 @@ def test_pypi_hands_out_the_package_with_the_password_only(upstreams: Upstreams,
     server = upstreams.pypi
     status, _ = _curl(run, server.index_url)
     assert status == 401
-    status, body = _curl(
-        run, "-u", f"{server.user}:{server.credential}", f"{server.index_url}{pypi.PACKAGE}/"
-    )
+    status, body = _curl(run, "-u", f"{server.user}:{server.credential}", f"{server.index_url}{pypi.PACKAGE}/")
     assert status == 200
     assert f"acme_widget-{pypi.VERSION}-py3-none-any.whl" in body
 
@@ -123,9 +121,7 @@ def test_api_records_raw_bytes(upstreams: Upstreams, run: Run) -> None:
     api = upstreams.api
     api.clear()
     _curl(run, "--http1.1", "-H", "X-Odd:  Spaced", f"{api.url}/echo?a=1")
-    assert any(
-        b"GET /echo?a=1 HTTP/1.1\r\n" in data and b"X-Odd:  Spaced\r\n" in data for data in api.recorded()
-    )
+    assert any(b"GET /echo?a=1 HTTP/1.1\r\n" in data and b"X-Odd:  Spaced\r\n" in data for data in api.recorded())
     _curl(run, f"http://plain.forge.test:{api.plain_port}/echo")
     assert len(api.received(api.plain_port)) == 1
     assert len(api.recorded()) == 2

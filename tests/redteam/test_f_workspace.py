@@ -154,9 +154,19 @@ def test_f5_a_repository_made_inside_is_harmless_outside(leasehold: Leasehold, p
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("path", [".envrc", ".vscode/tasks.json", ".claude/settings.json", ".mcp.json",
-                                  ".husky/pre-commit",
-                                  "leasehold.toml", ".idea/workspace.xml", ".devcontainer/devcontainer.json"])  # fmt: skip
+_RUN_LATER = (
+    ".envrc",
+    ".vscode/tasks.json",
+    ".claude/settings.json",
+    ".mcp.json",
+    ".husky/pre-commit",
+    "leasehold.toml",
+    ".idea/workspace.xml",
+    ".devcontainer/devcontainer.json",
+)
+
+
+@pytest.mark.parametrize("path", _RUN_LATER)
 def test_f7_what_editors_and_shells_run_cannot_be_made(leasehold: Leasehold, project: Path, path: str) -> None:
     folder = path.rpartition("/")[0] or "."
     ways = (

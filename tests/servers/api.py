@@ -43,9 +43,7 @@ class ApiServer(Upstream):
     (HPACK compresses them, so what is looked for would not be found in the bytes.)
     """
 
-    def __init__(
-        self, place: Place, loop: LoopThread, *, names: tuple[str, ...] = (), plain_port: int = 0
-    ) -> None:
+    def __init__(self, place: Place, loop: LoopThread, *, names: tuple[str, ...] = (), plain_port: int = 0) -> None:
         super().__init__(place)
         self.credential = f"sk/{secrets.token_urlsafe(24)}+="
         self.names = (place.host, *names)
@@ -73,9 +71,7 @@ class ApiServer(Upstream):
     async def _open(self, context: ssl.SSLContext) -> None:
         self._servers.append(await listen(self._serve, self.address, self.port, self._recorder, context))
         if self.plain_port:
-            self._servers.append(
-                await listen(self._serve, self.address, self.plain_port, self._recorder, None)
-            )
+            self._servers.append(await listen(self._serve, self.address, self.plain_port, self._recorder, None))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tls = writer.get_extra_info("ssl_object")
@@ -90,12 +86,8 @@ class ApiServer(Upstream):
         first = "/" + request.path.lstrip("/").split("/", 1)[0]
         if request.method == "TRACE":
             await _send(exchange, 200, request.head, [(b"content-type", b"message/http")])
-        elif any(request.path.startswith(prefix) for prefix in PROTECTED) and not carriers(
-            exchange, self.credential
-        ):
-            await _send(
-                exchange, 401, _dump({"authenticated": False}), [_JSON, (b"www-authenticate", b"Bearer")]
-            )
+        elif any(request.path.startswith(prefix) for prefix in PROTECTED) and not carriers(exchange, self.credential):
+            await _send(exchange, 401, _dump({"authenticated": False}), [_JSON, (b"www-authenticate", b"Bearer")])
         else:
             await _ENDPOINTS.get(first, _resource)(exchange, self.credential)
 
@@ -294,9 +286,7 @@ async def _redirect(exchange: Exchange, credential: str) -> None:
     """``?to=URL&status=``."""
     query = exchange.request.query
     await exchange.read_all()
-    await _send(
-        exchange, int(query.get("status", "302")), b"", [(b"location", query.get("to", "/").encode())]
-    )
+    await _send(exchange, int(query.get("status", "302")), b"", [(b"location", query.get("to", "/").encode())])
 
 
 async def _slow(exchange: Exchange, credential: str) -> None:

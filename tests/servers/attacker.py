@@ -8,9 +8,7 @@ import ssl
 from servers.base import Place, Recorder, Upstream
 from servers.loop import LoopThread, listen
 
-_ANSWER = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 7\r\nx-owner: attacker\r\n\r\ngotcha\n"
-)
+_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 7\r\nx-owner: attacker\r\n\r\ngotcha\n"
 
 
 class Attacker(Upstream):

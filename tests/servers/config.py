@@ -147,9 +147,7 @@ def _api(up: Upstreams, reference: str) -> list[str]:
         out += [_credential(name, reference), _endpoint(name, host, port, rest)]
         if name == "api":
             out.append(
-                _endpoint(
-                    name, host, port, {"paths": '["/ws", "/upgrade"]', "websocket": "true", "inject": inject}
-                )
+                _endpoint(name, host, port, {"paths": '["/ws", "/upgrade"]', "websocket": "true", "inject": inject})
             )
     return out
 

@@ -23,9 +23,7 @@ def run(
     hosts = cwd / "hosts"
     lines = [f"{address} {name}\n" for name, address in up.resolve().items()]
     hosts.write_text("127.0.0.1 localhost\n" + "".join(lines))
-    inner = inside_namespace(
-        ["env", f"--chdir={cwd}", *command], binds=[(hosts, Path("/etc/hosts"))], folder=cwd
-    )
+    inner = inside_namespace(["env", f"--chdir={cwd}", *command], binds=[(hosts, Path("/etc/hosts"))], folder=cwd)
     return subprocess.run(
         inner,
         env={**trust(up.ca.path), "PATH": os.environ["PATH"], "HOME": str(cwd), **(env or {})},

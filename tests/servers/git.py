@@ -105,9 +105,7 @@ def _git(*arguments: str, stdin: str = "") -> str:
 
 def _environment() -> dict[str, str]:
     """Git without the settings of whoever runs the tests."""
-    person = {
-        f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _PERSON.items()
-    }
+    person = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _PERSON.items()}
     path = os.environ.get("PATH", "/usr/bin:/bin")
     return {"PATH": path, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, **person}
 

@@ -32,9 +32,7 @@ class GrpcServer(Upstream):
         crt, key = place.ca.leaf((place.host,))
         tls = grpc.ssl_server_credentials([(key.read_bytes(), crt.read_bytes())])
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, self._handlers()),)
-        )
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         bound = self._server.add_secure_port(f"{place.address}:{place.port}", tls)
         if bound != place.port:
             raise OSError(f"gRPC could not listen on {place.address}:{place.port}")
