@@ -41,8 +41,9 @@ def main() -> int:
         if os.geteuid() == 0:
             people.append(stack.enter_context(ordinary_user()))
         leaks = sum(play(up, person, secrets) for person in people)
+    verdict = "CREDENTIALS" if leaks else "No credential byte"
     told(
-        f"{'CREDENTIALS' if leaks else 'No credential byte'} in what the agent found; {time.monotonic() - began:.0f} s.",
+        f"{verdict} in what the agent found; {time.monotonic() - began:.0f} s.",
         style="1;32" if not leaks else "1;31",
     )
     para("Next: `leasehold init`, then `leasehold run -- claude` in a project of yours. README.md says the rest.")

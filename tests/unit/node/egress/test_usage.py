@@ -26,9 +26,21 @@ class Sink:
         self.uses += uses
 
 
-def line(route: str = f"allow/{_CLUSTER}", cluster: str = _CLUSTER, *, at: str = "5.000", task: str = "t1", flags: str = "-",
-         status: str = "200", method: str = "GET", host: str = "api.test", sni: str = "api.test",
-         target: str = "/x?token=1", details: str = "details") -> str:  # fmt: skip
+def line(
+    route: str = f"allow/{_CLUSTER}",
+    cluster: str = _CLUSTER,
+    *,
+    at: str = "5.000",
+    task: str = "t1",
+    flags: str = "-",
+    status: str = "200",
+    method: str = "GET",
+    host: str = "api.test",
+    sni: str = "api.test",
+    target: str = "/x?token=1",
+    details: str = "details",
+) -> str:
+    """One line as Envoy writes it."""
     return "\t".join([task, at, route, cluster, status, flags, "7", "1", details, method, host, sni, target])
 
 
