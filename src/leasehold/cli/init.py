@@ -3,86 +3,136 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+from leasehold.core import profiles
 from leasehold.core.errors import ConfigError
-from leasehold.core.locations import operator_config_path
+from leasehold.core.locations import operator_config_path, system_ca_bundle, user_config_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Sequence
 
-STARTER = """# Leasehold: what agents on this machine may use. docs/configuration.md explains every key.
+_HEAD = """# Leasehold: what agents of this user may use. docs/configuration.md explains every key;
+# `leasehold credential check` reads this file and tries every secret.
 
 [trust]
-domain = "{user}.localhost"                    # a name for this installation
-upstream_ca = "{ca}"
+domain = "{domain}"    # a name for this installation
+upstream_ca = "{bundle}"    # PEM: what upstreams are verified against
 
 [network]
 # Private, loopback and metadata addresses are refused unless they are named here.
-allow_private = []
-# resolve = {{ "git.corp.example" = "10.1.2.3" }}
+allow_private = []    # such as "10.1.2.0/24"
+# resolve = {{ "git.corp.example" = "10.1.2.3" }}    # like a hosts file
 
 [hosts]
-# Reachable without a credential, by exact name.
+# What may be reached without a credential, by exact name. Everything else does not exist for an agent.
 allow = [
-  {{ host = "docs.python.org", methods = ["GET", "HEAD"] }},
+  # {{ host = "docs.python.org", methods = ["GET", "HEAD"] }},
 ]
 
-# Claude Code. First: leasehold secret set anthropic
-# [credentials.anthropic]
-# issuer = "static"
-# secret = "vault:anthropic"
-# environment = "development"
-# role = "execute"
-# max_ttl = "1h"
-#
-# [[credentials.anthropic.endpoints]]
-# host = "api.anthropic.com"
-# methods = ["GET", "HEAD", "POST"]
-# paths = ["/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1/models/*"]
-# inject = {{ header = "x-api-key" }}
-
-# One repository, read only. First: leasehold secret set forge
-# [credentials.forge]
-# issuer = "static"
-# secret = "vault:forge"                       # or env:NAME, file:PATH, command:op read op://…
-# environment = "development"
-# role = "execute"
-# max_ttl = "1h"
-#
-# [[credentials.forge.endpoints]]
-# host = "github.com"
-# git = {{ repository = "owner/name", access = "read" }}
-# inject = {{ basic = {{ username = "x-access-token" }} }}
+[sandbox]
+hide = []    # paths of a workspace that no agent sees, such as "deploy/keys"
+read_only = []    # and that none may change
+tools = []    # folders outside of the system's that agents may read, such as "/opt/toolchain"
+env = []    # variables that are passed in besides the harmless ones
 """
-_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+_FORGE = """# One repository. First: leasehold secret set forge
+[credentials.forge]
+issuer = "static"
+secret = "vault:forge"    # or env:NAME, file:PATH, command:op read op://…
+environment = "development"    # development, staging or production
+role = "execute"    # execute, fetch (reads only) or deploy
+max_ttl = "1h"
+
+[[credentials.forge.endpoints]]
+host = "github.com"
+git = { repository = "owner/name", access = "read" }    # or write
+inject = { basic = { username = "x-access-token" } }
+
+[[credentials.forge.endpoints]]
+host = "api.github.com"
+methods = ["GET"]
+paths = ["/repos/owner/name/**"]
+inject = { header = "Authorization", format = "Bearer {secret}" }
+"""
+_REGISTRY = """# A package registry: read only, and an identity of its own.
+[credentials.registry]
+issuer = "static"
+secret = "vault:registry"
+environment = "development"
+role = "fetch"
+max_ttl = "1h"
+
+[[credentials.registry.endpoints]]
+host = "registry.corp.example"
+inject = { header = "Authorization", format = "Bearer {secret}" }
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--path", metavar="FILE", help="where to write; else the usual place")
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        action="append",
+        default=[],
+        choices=tuple(profiles.starter_credentials()),
+        help=f"with the credentials of {', '.join(profiles.starter_credentials())} (repeatable)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.path:
-        path = Path(args.path)
-    elif os.environ.get("LEASEHOLD_CONFIG"):
-        path = operator_config_path()
-    else:
-        base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-        path = Path(base) / "leasehold" / "config.toml"
-    ca = next((bundle for bundle in _BUNDLES if Path(bundle).exists()), _BUNDLES[0])
-    user = "".join(c for c in (os.environ.get("USER") or "me").lower() if c.isalnum()) or "me"
+    """0; ``ConfigError`` when the file is there or cannot be written."""
+    named = os.environ.get("LEASEHOLD_CONFIG")
+    path = Path(args.path).absolute() if args.path else operator_config_path() if named else user_config_path()
+    _write(path, starter(args.profile, domain=_domain(os.environ.get("USER", "")), bundle=str(system_ca_bundle())))
+    secrets = [f"leasehold secret set {name}" for name in _secrets(args.profile)] or ["leasehold secret set NAME"]
+    print(f"wrote {path}")
+    print(f"next: edit it; {'; '.join(secrets)}; leasehold doctor; leasehold run -- COMMAND")
+    return 0
+
+
+def starter(chosen: Sequence[str], *, domain: str, bundle: str) -> str:
+    """The file: the credentials of the chosen profiles as they are, all else that one may want commented out."""
+    wanted = _blocks(chosen)
+    others = [text for text in _blocks(profiles.starter_credentials()) if text not in wanted]
+    commented = [_commented(text) for text in (*others, _FORGE, _REGISTRY)]
+    return "\n".join([_HEAD.format(domain=domain, bundle=bundle), *wanted, *commented])
+
+
+def _blocks(names: Iterable[str]) -> list[str]:
+    """The credentials of some profiles, each once: two profiles may want the same."""
+    texts = [profiles.starter_credentials()[name] for name in names]
+    blocks = [block for text in texts for block in re.split(r"\n(?=\[credentials\.)", text)]
+    return list(dict.fromkeys(f"{block.rstrip()}\n" for block in blocks))
+
+
+def _secrets(names: Sequence[str]) -> list[str]:
+    return re.findall(r'"vault:([^"]+)"', "".join(_blocks(names)))
+
+
+def _commented(text: str) -> str:
+    return "".join(f"# {line}".rstrip() + "\n" for line in text.removeprefix("# ").splitlines())
+
+
+def _domain(user: str) -> str:
+    """A name of one's own that leads nowhere (RFC 6761)."""
+    return f"{re.sub(r'[^a-z0-9]', '', user.lower()) or 'me'}.localhost"
+
+
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        reason = e.strerror
-    else:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(STARTER.format(ca=ca, user=user))
-        print(
-            f"wrote {path}\nnext: edit it, `leasehold secret set NAME`, `leasehold doctor`, `leasehold run -- COMMAND`"
-        )
-        return 0
-    raise ConfigError(f"{path} was not written: {reason}", hint="remove it first, or give --path FILE")
+            file.write(text)
+    except FileExistsError:
+        problem, hint = "there is one already, and nothing is overwritten", "edit it, move it away, or --path FILE"
+    except OSError as e:
+        problem, hint = f"it cannot be written: {e.strerror}", "choose another place: --path FILE"
+    else:
+        return
+    raise ConfigError(f"{path}: {problem}", hint=hint)

@@ -2,70 +2,134 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
+from importlib import import_module
 
-from leasehold.core.errors import LeaseholdError
+from leasehold import __version__
+from leasehold.core.errors import LeaseholdError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
+    from typing import NoReturn
 
-# Name, module below leasehold.cli, one line. The order is the help's.
+# Name and module below leasehold.cli, and what it does. The order is the help's.
 COMMANDS = (
-    ("run", "run", "run a command in a compartment that holds no secret"),
-    ("init", "init", "write a commented starter configuration"),
-    ("secret", "secret", "set, list or remove secrets in the vault"),
-    ("credential", "credential", "list the credentials, or check that their secrets can be had"),
-    ("audit", "audit", "read and verify the audit log"),
-    ("doctor", "doctor", "say what this machine lacks, and how to get it"),
-    ("daemon", "daemon", "show or stop the broker daemon"),
-    ("completion", "completion", "print shell completion"),
+    ("run", "run a command in a compartment that holds no secret"),
+    ("init", "write a commented starter configuration"),
+    ("secret", "set, list or remove secrets in the vault"),
+    ("credential", "list the credentials, or check that their secrets can be had"),
+    ("audit", "read and verify the audit log"),
+    ("doctor", "say what this machine lacks, and how to get it"),
+    ("daemon", "show or stop the broker daemon"),
+    ("completion", "print a shell's completion"),
+    ("version", "print the version"),
 )
-_MODULES = {name: file for name, file, _ in COMMANDS}
-_INTERRUPTED = 130
+_DESCRIPTION = "A coding agent can use a credential without ever being able to have one."
+_FAILED, _USAGE, _RUN_FAILED, _INTERRUPTED = 1, 2, 125, 130
+_WIDTH = 80
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints look like all others, and that does not guess what an abbreviation means."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": Formatter, **options})  # type: ignore[arg-type]  # passed on
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"{self.prog} --help")
+
+
+class Formatter(argparse.HelpFormatter):
+    """Asks for the terminal's width itself: argparse would import modules for it, even when no help is shown."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_width() - 2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit code (2: wrong usage, 1: failed; ``run`` passes the command's on)."""
+    """Run one subcommand. Returns the exit code: 2 for wrong usage, 1 when it failed; ``run`` passes the command's on,
+    and all that is Leasehold's own is 125 there, because a command may end with 1 and 2 as well."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = build_parser(arguments[:1])
-    args = parser.parse_args(arguments)
-    if args.subcommand is None:
-        parser.print_help()
-        return 2
-    from importlib import import_module
-
-    module = import_module(f"leasehold.cli.{_MODULES[args.subcommand]}")
+    name, args = arguments[0] if arguments else "", None
     try:
-        code: int = module.run(args)
+        parser = build_parser(name) if name in dict(COMMANDS) else build_overview()
+        args = parser.parse_args(arguments[1:] if name in dict(COMMANDS) else arguments)
+        code = _perform(name, args, parser)
+        sys.stdout.flush()
     except LeaseholdError as error:
-        sys.stderr.write(f"error: {error.code}: {error.message}\nhint: {error.hint}\n")
-        return 2 if error.code == "usage" else 1
+        from leasehold.cli import output
+
+        output.error(error, as_json=bool(getattr(args, "json", False)))
+        return _RUN_FAILED if name == "run" else _USAGE if error.code == UsageError.code else _FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
-        return 1
+        # Whoever read has enough; at its end Python would complain about what it cannot flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+    except Exception:
+        if name != "run":
+            raise
+        import traceback
+
+        traceback.print_exc()
+        return _RUN_FAILED
     return code
 
 
-def build_parser(wanted: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """The parser; with ``wanted`` only that subcommand's options are loaded."""
-    import argparse
-    from importlib import import_module
+def build_parser(name: str) -> Parser:
+    """The parser of one subcommand."""
+    text = dict(COMMANDS)[name]
+    parser = Parser(prog=f"leasehold {name}", description=f"{text[0].upper()}{text[1:]}.")
+    if name != "version":
+        import_module(f"leasehold.cli.{name}").add_arguments(parser)
+    return parser
 
-    from leasehold import __version__
 
-    parser = argparse.ArgumentParser(
+def build_overview() -> Parser:
+    """The parser of what is no subcommand: it shows which there are."""
+    width = max(len(name) for name, _ in COMMANDS)
+    commands = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS)
+    parser = Parser(
         prog="leasehold",
-        description="A coding agent can use a credential without ever being able to have one.",
-        allow_abbrev=False,
+        usage="leasehold [-h] [--version] COMMAND ...",
+        description=f"{_DESCRIPTION}\n\ncommands:\n{commands}",
+        epilog="`leasehold COMMAND --help` says more about each.",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=_width() - 2),
     )
     parser.add_argument("--version", action="version", version=f"leasehold {__version__}")
-    subparsers = parser.add_subparsers(dest="subcommand", metavar="COMMAND")
-    for name, file, text in COMMANDS:
-        sub = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
-        if wanted is None or name in wanted:
-            import_module(f"leasehold.cli.{file}").add_arguments(sub)
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     return parser
+
+
+def _perform(name: str, args: argparse.Namespace, parser: Parser) -> int:
+    if name == "version":
+        print(f"leasehold {__version__}")
+        return 0
+    if name in dict(COMMANDS):
+        code: int = import_module(f"leasehold.cli.{name}").run(args)
+        return code
+    if args.command is None:
+        parser.print_help()
+        return _USAGE
+    from difflib import get_close_matches
+
+    near = get_close_matches(args.command, dict(COMMANDS), 1)
+    raise UsageError(
+        f"there is no command {args.command!a}",
+        hint=f"did you mean `leasehold {near[0]}`?" if near else "leasehold --help",
+    )
+
+
+def _width() -> int:
+    """Columns of the terminal, or of what ``COLUMNS`` says."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size().columns or _WIDTH
+    except OSError:
+        return _WIDTH
