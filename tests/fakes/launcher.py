@@ -172,6 +172,7 @@ def parts(folder: Path) -> run.Parts:
         return NoReport()
 
     return run.Parts(
+        load=run.load,
         network=lambda: cast("Any", network),
         connect=connect,
         masks=lambda workspace, sandbox: masks(folder),

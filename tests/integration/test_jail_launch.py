@@ -26,8 +26,10 @@ def test_what_bubblewrap_cannot_do_is_an_error(tmp_path: Path) -> None:
     network = cast("Any", EmptyNetwork(tmp_path))
     with pytest.raises(SandboxError, match="not installed"):
         launch.start(plan, {}, network, (0, 1, 2), -1, ("/nonexistent/bwrap",))
+    compartment = launch.start(plan, {}, cast("Any", Unreachable()), (0, 1, 2), -1)
     with pytest.raises(SandboxError, match="not started: FileNotFoundError"):
-        launch.start(plan, {}, cast("Any", Unreachable()), (0, 1, 2), -1)
+        compartment.wait_until_ready()
+    compartment.close()
     failing = record_with(plan, effects=(Effect(op="ro-bind", dest="/x", source="/gone"),))
     compartment = launch.start(failing, {}, network, (0, 1, 2), -1)
     with pytest.raises(SandboxError, match="failed with status 1"):

@@ -46,6 +46,7 @@ _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 class Parts:
     """What a run is made of besides the sandbox itself; tests bring their own. Paths are canonical."""
 
+    load: Callable[[], None]
     network: Callable[[], Network]
     connect: Callable[[], socket.socket]
     masks: Callable[[str, Mapping[str, Any]], Sequence[Mask]]
@@ -93,6 +94,7 @@ def real_parts() -> Parts:
 
     state, config = os.path.realpath(locations.state_dir()), os.path.abspath(locations.operator_config_path())
     return Parts(
+        load=load,
         network=namespaces.create,
         connect=client.connect,
         masks=_masks,
@@ -102,6 +104,14 @@ def real_parts() -> Parts:
         forbidden=(state, os.path.realpath(locations.runtime_dir()), os.path.realpath(config)),
         config=config,
     )
+
+
+def load() -> None:
+    """Import what the start needs, so that it costs no time when it comes to that."""
+    from leasehold.cli import summary  # noqa: F401  imported again where it is used, as all of these
+    from leasehold.core import model  # noqa: F401
+    from leasehold.node.guard import canaries  # noqa: F401
+    from leasehold.node.sandbox import launch, prepare, protected, seccomp, terminal  # noqa: F401
 
 
 def _masks(workspace: str, sandbox: Mapping[str, Any]) -> Sequence[Mask]:
@@ -177,9 +187,7 @@ class Run:
             "java": bool(self._host.java_stores),
         }
         wire.send(self._sock, message, [self._network.netns_fd] if self._network.mode == "netns" else [])
-        # While the broker works: what _start needs.
-        from leasehold.node.sandbox import launch, prepare, seccomp, terminal  # noqa: F401  imported again there
-
+        self._parts.load()  # while the broker works
         self._reply = self._answer()
         self._down.callback(self._close_task)
 

@@ -41,17 +41,23 @@ _DATA = {"copy": "--file", "file": "--file", "data": "--bind-data", "ro-data": "
 class Compartment:
     """A compartment that has been started. ``pidfd`` is readable when all of it has ended."""
 
-    def __init__(self, pid: int, filter_pipe: int, status_pipe: int) -> None:
+    def __init__(self, pid: int, filter_pipe: int, status_pipe: int, failed_pipe: int) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.init = 0
         self.exit_code: int | None = None
         self._filter_pipe = filter_pipe
         self._status_pipe = status_pipe
+        self._failed_pipe = failed_pipe
         self._init_pidfd = -1
 
     def wait_until_ready(self, timeout_s: float = _SETUP_TIMEOUT_S) -> None:
         """Wait until bubblewrap has set all up and dropped its last capability; ``SandboxError`` otherwise."""
+        with os.fdopen(self._failed_pipe, "rb") as pipe:
+            self._failed_pipe = -1
+            reason = pipe.read().decode(errors="replace")
+        if reason:
+            raise SandboxError(f"bubblewrap was not started: {reason}", hint=_HINT)
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             if select.select([self.pidfd], [], [], _POLL_S)[0]:
@@ -110,10 +116,10 @@ class Compartment:
         if self.pidfd >= 0:
             self.kill()
             self.wait()
-            for fd in (self.pidfd, self._init_pidfd, self._filter_pipe, self._status_pipe):
+            for fd in (self.pidfd, self._init_pidfd, self._filter_pipe, self._status_pipe, self._failed_pipe):
                 if fd >= 0:
                     os.close(fd)
-            self.pidfd = self._init_pidfd = self._filter_pipe = -1
+            self.pidfd = self._init_pidfd = self._filter_pipe = self._failed_pipe = -1
 
 
 def start(
@@ -124,10 +130,10 @@ def start(
     control: int,
     programs: Sequence[str] = _BWRAP,
 ) -> Compartment:
-    """Fork and execute bubblewrap, up to the point where it waits for the filter.
+    """Fork a process that executes bubblewrap, which then waits for the filter.
 
     ``standard``: the descriptors that become 0, 1 and 2. ``control``: passed on, unless -1. ``programs``: where
-    bubblewrap may be. ``SandboxError`` when it cannot be executed.
+    bubblewrap may be. ``SandboxError`` when it is not there.
     """
     bwrap = next((path for path in programs if os.access(path, os.X_OK)), None)
     if bwrap is None:
@@ -161,13 +167,7 @@ def start(
         opener.close()
         for fd in (filter_read, status_write, failed_write, *memory):
             os.close(fd)
-    compartment = Compartment(pid, filter_write, status_read)
-    with os.fdopen(failed_read, "rb") as pipe:
-        reason = pipe.read().decode(errors="replace")
-    if reason:
-        compartment.close()
-        raise SandboxError(f"bubblewrap was not started: {reason}", hint=_HINT)
-    return compartment
+    return Compartment(pid, filter_write, status_read, failed_read)
 
 
 def arguments(
