@@ -193,7 +193,7 @@ class Run:
 
     def _start(self) -> tuple[Compartment, Terminal]:
         """Steps 3 and 5: plan, start, look at it, let the agent go."""
-        from leasehold.node.sandbox import launch, prepare, seccomp
+        from leasehold.node.sandbox import launch, overlay, prepare, seccomp
         from leasehold.node.sandbox.plan import make_plan
         from leasehold.node.sandbox.terminal import Terminal
 
@@ -220,7 +220,11 @@ class Run:
         plan = make_plan(request, host)
         journal = self._parts.begin(reply["task"], self._workspace, masks)
         self._down.callback(self._hand_back, journal)
-        compartment = launch.start(plan, variables, self._network, terminal.standard, terminal.control)
+        private = any(mask.kind == "private" for mask in masks)
+        layers = (lambda: overlay.lay(self._workspace, journal.overlays)) if private else None
+        compartment = launch.start(
+            plan, variables, self._network, terminal.standard, terminal.control, before_drop=layers
+        )
         self._down.callback(compartment.close)
         # While bubblewrap works.
         program = seccomp.program(host.machine)

@@ -129,11 +129,12 @@ def start(
     standard: tuple[int, int, int],
     control: int,
     programs: Sequence[str] = _BWRAP,
+    before_drop: Callable[[], None] | None = None,
 ) -> Compartment:
     """Fork a process that executes bubblewrap, which then waits for the filter.
 
     ``standard``: the descriptors that become 0, 1 and 2. ``control``: passed on, unless -1. ``programs``: where
-    bubblewrap may be. ``SandboxError`` when it is not there.
+    bubblewrap may be. ``before_drop``: see :meth:`Network.enter`. ``SandboxError`` when it is not there.
     """
     bwrap = next((path for path in programs if os.access(path, os.X_OK)), None)
     if bwrap is None:
@@ -160,7 +161,7 @@ def start(
         launcher = os.getpid()
 
         def child() -> NoReturn:
-            _child(argv, environment, network, standard, kept, failed_write, launcher)
+            _child(argv, environment, network, standard, kept, failed_write, launcher, before_drop)
 
         pid = kernel.fork_as_init(child) if os.geteuid() == 0 else os.fork() or child()
     finally:
@@ -200,6 +201,7 @@ def _child(
     kept: Sequence[int],
     failed: int,
     launcher: int,
+    before_drop: Callable[[], None] | None,
 ) -> NoReturn:
     """In the forked child: confine, then execute. What goes wrong is written to ``failed``; nothing is executed."""
     root = os.geteuid() == 0
@@ -219,7 +221,7 @@ def _child(
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if root:
             kernel.guard_devices(f"/dev/{node}" for node in NODES)
-        network.enter()
+        network.enter(before_drop) if before_drop else network.enter()
         kernel.go_on_as_init(launcher, execute)
     except BaseException as error:
         os.write(failed, f"{type(error).__name__}: {error}"[:4096].encode(errors="replace"))

@@ -16,7 +16,7 @@ from leasehold.core.errors import SandboxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, NoReturn
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -52,12 +52,15 @@ class Network:
             return {}
         return denied
 
-    def enter(self) -> None:
-        """In a forked child, just before the exec: join the namespaces. An ordinary user's child drops what it got."""
+    def enter(self, before_drop: Callable[[], None] | None = None) -> None:
+        """In a forked child, just before the exec: join the namespaces. An ordinary user's child drops what it got;
+        ``before_drop`` is what has to be done with it, such as mounts."""
         libc = _libc()
         if self._userns_fd >= 0:
             _check(libc.setns(self._userns_fd, _CLONE_NEWUSER), "setns")
         _check(libc.setns(self.netns_fd, _CLONE_NEWNET), "setns")
+        if before_drop is not None:
+            before_drop()
         if self._userns_fd >= 0:
             drop_privileges()
 

@@ -6,6 +6,8 @@ not a line is not there.
 
 from __future__ import annotations
 
+import os
+
 from leasehold.core.errors import ConfigError, SandboxError
 from leasehold.core.record import record
 from leasehold.node.sandbox.environment import CA_FILE, INSIDE
@@ -98,6 +100,9 @@ class Plan:
 def make_plan(request: SandboxRequest, host: Host) -> Plan:
     """The whole compartment; ``SandboxError`` or ``ConfigError`` for what cannot be shown."""
     check_workspace(request.workspace, host, request.forbidden)
+    for mask in request.masks:
+        if mask.path.startswith("/"):  # a git folder that the workspace belongs to
+            check_workspace(mask.path, host, request.forbidden)
     effects = [
         *_system(host),
         *_etc(request, host),
@@ -118,7 +123,7 @@ def make_plan(request: SandboxRequest, host: Host) -> Plan:
         options=_options(request, host),
         effects=tuple(effects),
         command=command,
-        mounts=tuple(mounts(effects, host).items()),
+        mounts=tuple((mounts(effects, host) | _private(request)).items()),
         allowed=(
             *((f"{host.home}/.gitconfig",) if host.git_user else ()),
             *(inside for _, inside in request.persist),
@@ -278,7 +283,7 @@ def _workspace(request: SandboxRequest) -> list[Effect]:
         effects.append(Effect(op=op, dest=path, content=content, mode="0600"))
     effects.append(Effect(op="bind-fd", dest=request.workspace, source=request.workspace))
     for mask in request.masks:
-        path = f"{request.workspace}/{mask.path}"
+        path = os.path.join(request.workspace, mask.path)
         if mask.kind == "rw-bind":
             effects.append(Effect(op="bind-fd", dest=path, source=path))
         elif mask.kind == "ro-bind":
@@ -287,9 +292,15 @@ def _workspace(request: SandboxRequest) -> list[Effect]:
             effects.append(Effect(op="ro-data", dest=path, content=mask.content))
         elif mask.kind == "empty-dir":
             effects += _empty(path)
-        else:
+        elif mask.kind not in ("private", "watch"):
             raise SandboxError(f"no such kind of mask: {mask.kind!a}", hint="this is a defect: please report it")
     return effects
+
+
+def _private(request: SandboxRequest) -> dict[str, Mount]:
+    """Mounted before bubblewrap starts (:mod:`overlay`), which brings them along with the workspace."""
+    paths = [f"{request.workspace}/{mask.path}" for mask in request.masks if mask.kind == "private"]
+    return dict.fromkeys(paths, Mount(read_only=False, tree=True))
 
 
 def _file(dest: str, content: bytes, mode: str = "0444") -> Effect:

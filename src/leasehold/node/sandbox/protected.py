@@ -1,202 +1,258 @@
-"""What of a workspace is laid over before an agent gets it: what would run later, outside, and what is secret.
+"""What is laid over the workspace, so that nothing in it runs later outside, and no secret in it is read (BOUNDARY F).
 
-The workspace is writable, except for what a person's git, editor or shell would execute afterwards. A protected path
-below a folder that is no mount point could be renamed away, so such a folder is bound onto itself first. What does not
-exist yet gets a mount point, which the hand-back removes. Secrets are recognised by name, and read as placeholders.
+The workspace itself is writable. This module reads it, without following links, and answers with data.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from fnmatch import fnmatchcase
+import stat
 
 from leasehold.core.errors import SandboxError
-from leasehold.core.record import record
-from leasehold.node.sandbox.gitfiles import without_secrets
+from leasehold.node.sandbox import gitconfig, gitfolders, runnable
+from leasehold.node.sandbox.beneath import Folder
+from leasehold.node.sandbox.mask import GIT, HIDDEN, INSTALLED, READ_ONLY, RUNS, SECRET, STRENGTH, TOLD, Mask
+from leasehold.node.sandbox.patterns import compile_pattern
+from leasehold.node.sandbox.survey import FOLDER, Survey, same_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
     from leasehold.core.model import SandboxSettings
 
-ENTRIES_MAX = 400_000
-_READ_MAX = 1 << 20
+__all__ = ["Mask", "describe", "workspace_masks"]
 
-RUN_LATER_FOLDERS = (
-    ".claude", ".codex", ".cursor", ".devcontainer", ".direnv", ".gemini", ".githooks", ".husky", ".idea", ".vscode",
-    ".zed",
-)  # fmt: skip
-RUN_LATER_FILES = (".envrc", ".mcp.json", "leasehold.toml")
-# Protected where they exist; making them up would show in the agent's git.
-RUN_LATER_IF_THERE = (
-    ".aider.conf.yml", ".cursorrules", ".exrc", ".lfsconfig", ".nvimrc", ".pre-commit-config.yaml", ".tool-versions",
-    ".vimrc", ".windsurfrules", "mise.toml",
-)  # fmt: skip
-_NOT_ENTERED = frozenset({"node_modules", ".venv", "venv", "__pycache__", ".tox", ".mypy_cache", ".git"})
-
-_ENV_FILE = re.compile(r"\.env(\..+)?\Z|.+\.env\Z", re.IGNORECASE)
-_ENV_SAMPLE = re.compile(r"\.(example|sample|template|dist|tpl)\Z", re.IGNORECASE)
-_SECRET_NAMES = (
-    "*.key", "*.p12", "*.pfx", "*.jks", "*.kdb", "*.kdbx", "*.keystore", "*.ppk", "id_rsa", "id_ecdsa", "id_ed25519",
-    "id_dsa", ".pypirc", ".netrc", "_netrc", ".git-credentials", ".pgpass", ".my.cnf", ".vault-token", "*.tfstate",
-    "*.tfstate.*", "*.tfvars", "*.tfvars.json", "secrets.yml", "secrets.yaml", "secrets.json", "credentials.json",
-    "*service-account*.json", "*service_account*.json", "master.key", "kubeconfig", ".dockercfg", "auth.json",
-    ".terraformrc", "credentials.tfrc.json",
-)  # fmt: skip
-_MAYBE = (("*.pem", b"PRIVATE KEY"), (".npmrc", b"_auth"), (".npmrc", b"_password"), (".yarnrc.yml", b"npmAuth"),
-          ("config.json", b'"auths"'), ("*.kubeconfig", b"client-key"))  # fmt: skip
-_NOTE = b"# leasehold: this file is not shown to agents\n"
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*[=:]")
-
-
-@record
-class Mask:
-    """One thing that is laid over ``path`` (relative to the workspace), in order.
-
-    ``rw-bind``: itself, so that it cannot be renamed. ``ro-bind``: itself, read-only. ``ro-data``: a file with
-    ``content``. ``empty-dir``: nothing, read-only. ``absent``: there is nothing now, so a mount point has to be made.
-    """
-
-    path: str
-    kind: str
-    content: bytes = b""
-    absent: bool = False
+MASKS_MAX = 1000
+_HOOKS_MAX = 500
+_INCLUDES_MAX = 8
 
 
 def workspace_masks(workspace: str, settings: SandboxSettings, canary: Callable[[str], str]) -> list[Mask]:
-    """All masks for ``workspace`` (absolute, canonical). ``canary``: a prefix to a placeholder value.
+    """Everything to lay over ``workspace`` (absolute, canonical), outer things before inner ones.
 
-    Reads names, and the content of few files; never follows a link. ``SandboxError`` when it is too large to look at.
+    ``canary``: a placeholder that begins with the given prefix. ``SandboxError`` for what cannot be protected,
+    ``ConfigError`` for a pattern that is none.
     """
-    masks: list[Mask] = []
-    for folder, entries in walk(workspace):
-        names = {entry.name: entry for entry in entries}
-        for name, entry in names.items():
-            path = f"{folder}{name}"
-            if name == ".git":
-                masks += _git(workspace, path, entry)
+    hide = [compile_pattern(text) for text in settings.hide]
+    read_only = [compile_pattern(text) for text in settings.read_only]
+    with Folder(workspace) as folder:
+        masks = _Masks(folder, canary)
+        found = Survey(folder, hide=hide, read_only=read_only)
+        masks.patterns(found, [(p.literal, HIDDEN) for p in hide] + [(p.literal, READ_ONLY) for p in read_only])
+        masks.git(found)
+        masks.runs(found)
+        masks.installed(found)
+        masks.secrets(found)
+        masks.hard_links(found)
+        return masks.ordered()
+
+
+class _Masks:
+    def __init__(self, folder: Folder, canary: Callable[[str], str]) -> None:
+        self._folder = folder
+        self._canary = canary
+        self._masks: dict[str, Mask] = {}
+        self._shared: dict[tuple[int, int], Mask] = {}
+
+    def add(self, mask: Mask) -> None:
+        """The stronger of two masks on one path stays, and the reason to look at it in the end."""
+        before = self._masks.get(mask.path)
+        if before is None:
+            self._masks[mask.path] = mask
+            return
+        strong = mask if STRENGTH[mask.kind] > STRENGTH[before.kind] else before
+        why = next((why for why in (GIT, RUNS) if why in (mask.why, before.why)), strong.why)
+        self._masks[mask.path] = Mask(
+            path=strong.path, kind=strong.kind, content=strong.content, absent=strong.absent, why=why
+        )
+
+    def patterns(self, found: Survey, literals: Iterable[tuple[str | None, str]]) -> None:
+        """What the configuration hides or makes read-only; a path without wildcards also when it does not exist."""
+        for path in found.hidden:
+            self._cover(path, HIDDEN)
+        for path in found.read_only:
+            self._guard(path, READ_ONLY)
+        for literal, why in literals:
+            if literal is None:
+                continue
+            if self._folder.status(literal) is not None:  # also in a folder that is not looked into
+                self._cover(literal, why) if why == HIDDEN else self._guard(literal, why)
+            elif self._is_folder(literal.rpartition("/")[0]):
+                self.add(Mask(path=literal, kind="empty-dir", absent=True, why=why))
+
+    def git(self, found: Survey) -> None:
+        """Git folders, in the workspace and the one that it refers to, and what their configuration refers to."""
+        folders = list(found.git)
+        for path in found.gitfiles:
+            target = self._folder.resolve(path) if path in found.links else None
+            if target and self._is_folder(target):
+                self.add(Mask(path=path, kind="watch", why=GIT))
+                folders.append(target)
             else:
-                masks += _entry(workspace, path, entry, settings, canary)
-        if not folder:
-            masks += _absent(names)
-    return masks
+                self._guard(path, GIT)
+        for path in folders:
+            for mask in gitfolders.git_masks(self._folder, path):
+                self._add_git(mask)
+            self._referred(path)
+        elsewhere = gitfolders.outside(self._folder)
+        if elsewhere is not None:
+            with Folder(elsewhere) as repository:
+                for mask in gitfolders.git_masks(repository, "", prefix=f"{elsewhere}/"):
+                    self.add(mask)
 
+    def _add_git(self, mask: Mask) -> None:
+        self.add(mask)
+        if mask.kind == "watch":
+            self._led(mask.path)
+        elif mask.kind == "ro-bind" and self._is_folder(mask.path):
+            self._hooks(mask.path)
 
-def walk(workspace: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """Each folder (relative, with a trailing slash; the top is empty) and its entries. Links are not followed."""
-    waiting, seen = [""], 0
-    while waiting:
-        folder = waiting.pop()
-        try:
-            with os.scandir(f"{workspace}/{folder}") as found:
-                entries = list(found)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue  # gone meanwhile, or not the caller's to read, and so not the agent's
-        seen += len(entries)
-        if seen > ENTRIES_MAX:
+    def _referred(self, git: str, config: str = "config", depth: int = 0) -> None:
+        """Hooks and included configuration that lie in the working tree."""
+        config_path = f"{git}/{config}" if depth == 0 and git else config
+        for kind, named in gitconfig.paths(gitfolders.read_config(self._folder, config_path) or ()):
+            base = config_path.rpartition("/")[0] if kind == "include" else git.rpartition("/")[0]
+            path = self._lexical(base, named)
+            if path is None or f"{git}/".startswith(f"{path}/"):
+                continue
+            status = self._folder.status(path)
+            if status is None and self._is_folder(path.rpartition("/")[0]):
+                self.add(Mask(path=path, kind="empty-dir" if kind == "hooks" else "ro-data", absent=True))
+            elif status is not None and kind == "include" and stat.S_ISREG(status.st_mode):
+                self.add(gitfolders.config_mask(self._folder, path))
+                if depth < _INCLUDES_MAX:
+                    self._referred(git, path, depth + 1)
+            elif status is not None:
+                self._guard(path, GIT)
+                self._hooks(path)
+
+    def _lexical(self, base: str, named: str) -> str | None:
+        """The workspace's path of what ``named`` in the folder ``base`` is, or ``None`` when it is not in it."""
+        path = os.path.normpath(os.path.join(self._folder.path, base, named))
+        return path[len(self._folder.path) + 1 :] if path.startswith(f"{self._folder.path}/") else None
+
+    def runs(self, found: Survey) -> None:
+        """What runs by itself, and what must not come into being at the top."""
+        for path in found.runs:
+            self._guard(path, RUNS)
+        for path in found.led:
+            self._led(path)
+        for path in found.told:
+            self.add(Mask(path=path, kind="watch", why=TOLD))
+        for name in runnable.ABSENT:
+            if self._folder.status(name) is None:
+                self.add(Mask(path=name, kind="empty-dir", absent=True))
+
+    def installed(self, found: Survey) -> None:
+        """Installed packages, also where they are going to be installed."""
+        for path in found.installed:
+            kind = "watch" if path in found.links else "private"
+            self.add(Mask(path=path, kind=kind, why=INSTALLED))
+        for name, signs in runnable.EXPECTED:
+            if self._folder.status(name) is None and any(self._folder.status(sign) for sign in signs):
+                self.add(Mask(path=name, kind="private", absent=True, why=INSTALLED))
+
+    def secrets(self, found: Survey) -> None:
+        """Files with secrets, and what is no file: the other end of a socket or pipe is outside."""
+        for path, rule in found.secrets:
+            if rule == FOLDER:
+                self._cover(path, SECRET)
+                continue
+            target = self._folder.resolve(path) if path in found.links else path
+            if target is not None:
+                self._secret(path, target, rule)
+        for path in found.special:
+            self.add(Mask(path=path, kind="ro-data", why=SECRET))
+        for path in found.closed:
+            self._cover(path, HIDDEN)
+
+    def _secret(self, path: str, target: str, rule: str) -> None:
+        from leasehold.node.sandbox import placeholders
+
+        if self._is_folder(target):
+            return
+        name = runnable.folded(path.rpartition("/")[2])
+        content = placeholders.shown(name, rule, self._folder.read(target, placeholders.BYTES_MAX + 1), self._canary)
+        if content is not None:
+            self.add(Mask(path=target, kind="ro-data", content=content, why=SECRET))
+
+    def _cover(self, path: str, why: str) -> None:
+        """Nothing of it is seen."""
+        target = self._folder.resolve(path)
+        if target:
+            kind = "empty-dir" if self._is_folder(target) else "ro-data"
+            self.add(Mask(path=target, kind=kind, why=why))
+
+    def _guard(self, path: str, why: str) -> None:
+        """It is read, and not changed. A link cannot be a mount point: it is compared at the end, and what it leads to
+        in the workspace is guarded."""
+        status = self._folder.status(path)
+        if status is None:
+            return
+        if stat.S_ISLNK(status.st_mode):
+            self.add(Mask(path=path, kind="watch", why=why))
+            self._led(path)
+        else:
+            self.add(Mask(path=path, kind="ro-bind", why=why))
+
+    def _led(self, link: str) -> None:
+        target = self._folder.resolve(link)
+        if target and not f"{link}/".startswith(f"{target}/"):
+            self.add(Mask(path=target, kind="ro-bind", why=READ_ONLY))
+
+    def _hooks(self, path: str) -> None:
+        """A hook may be a link to a script in the working tree, or another name of one."""
+        names = self._folder.names(path)
+        if len(names) > _HOOKS_MAX:
+            raise SandboxError(f"{path!a} holds too many hooks to be protected", hint="remove what is no hook")
+        for name in names:
+            status = self._folder.status(f"{path}/{name}")
+            if status is not None and stat.S_ISLNK(status.st_mode):
+                self._led(f"{path}/{name}")
+            elif status is not None and status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+                self._shared[(status.st_dev, status.st_ino)] = Mask(path="", kind="ro-bind", why=READ_ONLY)
+
+    def hard_links(self, found: Survey) -> None:
+        """The other names of a masked file get the same mask."""
+        for key in found.shared:
+            self._shared.setdefault(key, Mask(path="", kind="ro-bind", why=READ_ONLY))
+        for mask in [*self._masks.values()]:
+            if mask.kind not in ("ro-bind", "ro-data") or mask.absent or mask.path.startswith("/"):
+                continue
+            status = self._folder.status(mask.path)
+            if status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                self._shared[(status.st_dev, status.st_ino)] = mask
+        if self._shared:
+            for path, key in same_files(self._folder, {*self._shared}):
+                mask = self._shared[key]
+                self.add(Mask(path=path, kind=mask.kind, content=mask.content, why=READ_ONLY))
+
+    def _is_folder(self, path: str) -> bool:
+        status = self._folder.status(path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
+
+    def ordered(self) -> list[Mask]:
+        """Outer before inner, without what has no effect inside of something hidden, read-only or private."""
+        kept: dict[str, Mask] = {}
+        for path in sorted(self._masks, key=lambda path: path.split("/")):
+            mask = self._masks[path]
+            parts = path.split("/")
+            outer = {kept[above].kind for i in range(1, len(parts)) if (above := "/".join(parts[:i])) in kept}
+            if "empty-dir" in outer:
+                continue
+            closed = not outer.isdisjoint(("ro-bind", "private"))
+            if closed and (mask.absent or mask.kind not in ("ro-data", "empty-dir", "watch")):
+                continue
+            kept[path] = mask
+        if sum(mask.kind != "watch" for mask in kept.values()) > MASKS_MAX:
             raise SandboxError(
-                f"the workspace {workspace} has more than {ENTRIES_MAX} entries, too many to look for secrets",
-                hint="choose a smaller folder: --workspace DIR",
+                f"more than {MASKS_MAX} paths of the workspace would have to be protected one by one",
+                hint="hide the folders that hold most of them: [sandbox] hide in leasehold.toml",
             )
-        yield folder, entries
-        waiting += [
-            f"{folder}{e.name}/" for e in entries if e.is_dir(follow_symlinks=False) and e.name not in _NOT_ENTERED
-        ]
+        return [*kept.values()]
 
 
-def _entry(
-    workspace: str, path: str, entry: os.DirEntry[str], settings: SandboxSettings, canary: Callable[[str], str]
-) -> list[Mask]:
-    name, is_folder = entry.name.lower(), entry.is_dir(follow_symlinks=False)
-    if _chosen(path, settings.hide):
-        return [Mask(path=path, kind="empty-dir") if is_folder else Mask(path=path, kind="ro-data", content=_NOTE)]
-    if entry.is_symlink():
-        # A link cannot be mounted over; what it leads to is masked where it lies, or is not there at all.
-        return []
-    if is_folder:
-        protected = name in RUN_LATER_FOLDERS or _chosen(path, settings.read_only)
-        return [Mask(path=path, kind="ro-bind")] if protected else []
-    if not entry.is_file(follow_symlinks=False):
-        return []
-    content = _placeholder(f"{workspace}/{path}", name, canary)
-    if content is not None:
-        return [Mask(path=path, kind="ro-data", content=content)]
-    if name in RUN_LATER_FILES or name in RUN_LATER_IF_THERE or _chosen(path, settings.read_only):
-        return [Mask(path=path, kind="ro-bind")]
-    return []
-
-
-def _absent(names: dict[str, os.DirEntry[str]]) -> list[Mask]:
-    """What is not at the top now must not be made there either. Empty folders do not show in git."""
-    taken = {name.lower() for name in names}
-    wanted = (*RUN_LATER_FOLDERS, *RUN_LATER_FILES)
-    return [Mask(path=name, kind="empty-dir", absent=True) for name in wanted if name not in taken]
-
-
-def _git(workspace: str, path: str, entry: os.DirEntry[str]) -> list[Mask]:
-    """A repository: the folder itself stays in its place, and what git executes or believes cannot be changed."""
-    if not entry.is_dir(follow_symlinks=False):
-        return [Mask(path=path, kind="ro-bind")] if entry.is_file(follow_symlinks=False) else []
-    masks = [Mask(path=path, kind="rw-bind"), *_git_folder(workspace, path)]
-    modules = f"{workspace}/{path}/modules"
-    for folder, names, files in os.walk(modules, followlinks=False):
-        if "HEAD" in files and "config" in files:
-            masks += _git_folder(workspace, os.path.relpath(folder, workspace))
-            names[:] = [name for name in names if name == "modules"]
-    return masks
-
-
-def _git_folder(workspace: str, path: str) -> list[Mask]:
-    masks = []
-    for name in ("hooks", "info"):
-        there = os.path.isdir(f"{workspace}/{path}/{name}")
-        kind = "ro-bind" if there else "empty-dir"
-        masks.append(Mask(path=f"{path}/{name}", kind=kind, absent=not there))
-    masks.append(_git_config(workspace, f"{path}/config"))
-    if os.path.isfile(f"{workspace}/{path}/config.worktree"):
-        masks.append(Mask(path=f"{path}/config.worktree", kind="ro-bind"))
-    if not os.path.lexists(f"{workspace}/{path}/commondir"):
-        # It would move the configuration elsewhere; this one says: here.
-        masks.append(Mask(path=f"{path}/commondir", kind="ro-data", content=b".\n", absent=True))
-    return masks
-
-
-def _git_config(workspace: str, path: str) -> Mask:
-    content = _read(f"{workspace}/{path}")
-    if content is None:
-        return Mask(path=path, kind="ro-data", absent=not os.path.lexists(f"{workspace}/{path}"))
-    clean = without_secrets(content)
-    return Mask(path=path, kind="ro-bind") if clean == content else Mask(path=path, kind="ro-data", content=clean)
-
-
-def _placeholder(path: str, name: str, canary: Callable[[str], str]) -> bytes | None:
-    """What the agent reads instead of a secret file; ``None`` for a file that is none."""
-    if _ENV_FILE.match(name) and not _ENV_SAMPLE.search(name):
-        text = (_read(path) or b"").decode(errors="replace")
-        keys = [m[1] for line in text.splitlines() if (m := _ASSIGNMENT.match(line))]
-        return _NOTE + "".join(f"{key}={canary('')}\n" for key in dict.fromkeys(keys)).encode()
-    if any(fnmatchcase(name, pattern) for pattern in _SECRET_NAMES):
-        return _NOTE
-    for pattern, mark in _MAYBE:
-        if fnmatchcase(name, pattern) and mark in (_read(path) or mark):
-            return _NOTE
-    return None
-
-
-def _read(path: str) -> bytes | None:
-    """The content of an ordinary file; ``None`` for anything else, and for one that is too large to be looked at."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(_READ_MAX + 1)
-    return data if len(data) <= _READ_MAX else None
-
-
-def _chosen(path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether the operator or the project named this path; a pattern without a slash means the name anywhere."""
-    name = path.rpartition("/")[2]
-    return any(fnmatchcase(path if "/" in pattern else name, pattern.strip("/")) for pattern in patterns)
+def describe(masks: Iterable[Mask]) -> list[str]:
+    """The files of which the agent sees placeholders, or nothing, for people."""
+    return [mask.path for mask in masks if mask.why in (SECRET, HIDDEN) and not mask.absent]
