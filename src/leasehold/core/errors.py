@@ -6,7 +6,9 @@ found, and never carry a secret. The command line prints ``error: <code>: <messa
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class LeaseholdError(Exception):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.model import Event, Outcome, Record
-from leasehold.core.limits import LIMITS
+from leasehold.core.limits import Limits
 from leasehold.core.secret import Secret
 
 KEY = Secret(b"k" * 32)
-SMALL = replace(LIMITS, audit_segment_bytes_max=1200)  # three records
+SMALL = Limits(audit_segment_bytes_max=1200)  # three records
 
 
 class Clock:

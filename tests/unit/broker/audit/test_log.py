@@ -7,7 +7,6 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.model import Event, Outcome, Record
 from leasehold.broker.audit.query import Filter
 from leasehold.core.errors import AuditError
-from leasehold.core.limits import LIMITS
+from leasehold.core.limits import Limits
 from leasehold.core.secret import Secret
 
 from .conftest import KEY, Clock, started
@@ -141,7 +140,7 @@ def test_a_file_that_is_none_is_refused(opened: Open, folder: Path) -> None:
 
 
 def test_j1_the_cap_refuses_and_names_itself(folder: Path, clock: Clock) -> None:
-    log = AuditLog(folder, KEY, clock=clock, limits=replace(LIMITS, audit_bytes_max=1000))
+    log = AuditLog(folder, KEY, clock=clock, limits=Limits(audit_bytes_max=1000))
     started(log)
     started(log)
     with pytest.raises(AuditError, match="has reached 1000 bytes"):
@@ -149,7 +148,7 @@ def test_j1_the_cap_refuses_and_names_itself(folder: Path, clock: Clock) -> None
     assert len(lines(folder)) == 2
     assert log.verify().problem is None
     log.close()
-    again = AuditLog(folder, KEY, clock=clock, limits=replace(LIMITS, audit_bytes_max=1000))
+    again = AuditLog(folder, KEY, clock=clock, limits=Limits(audit_bytes_max=1000))
     with pytest.raises(AuditError, match="has reached 1000 bytes"):
         started(again)
     again.close()

@@ -14,7 +14,7 @@ from leasehold.broker.vault import references
 from leasehold.broker.vault.references import resolve
 from leasehold.broker.vault.store import Vault
 from leasehold.core.errors import SecretUnavailable
-from leasehold.core.limits import LIMITS
+from leasehold.core.limits import LIMITS, Limits
 from leasehold.core.secret import Secret
 
 VALUE = b"s3cr3t-value"
@@ -220,9 +220,8 @@ def test_a_command_that_writes_for_ever_is_ended(refused: Callable[..., str]) ->
 
 
 def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
 
-    monkeypatch.setattr(references, "LIMITS", replace(LIMITS, secret_command_timeout_s=0.3))
+    monkeypatch.setattr(references, "LIMITS", Limits(secret_command_timeout_s=0.3))
 
 
 def running(mark: str) -> list[str]:
