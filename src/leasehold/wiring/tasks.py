@@ -15,6 +15,7 @@ from typing import Any
 
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.model import Event, Outcome
+from leasehold.broker.audit.rules import redact_target
 from leasehold.broker.lease.model import Refusal
 from leasehold.broker.lease.service import Leases
 from leasehold.core.errors import GrantRefused
@@ -29,6 +30,12 @@ from leasehold.node.egress.service import Egress
 from leasehold.node.guard.canaries import new_canary
 from leasehold.wiring.resolver import resolve
 
+_REASONS = {
+    "deny: rule": "no rule allows it",
+    "deny: host": "this host may not be reached like this",
+    "deny: override": "a header changes the method or the path",
+    "connection: unknown name": "not a known host: allow it under [hosts]",
+}
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 _SYNTHETIC = ipaddress.ip_address("198.18.0.2")
 _RECONCILE_S = 3.0
@@ -187,8 +194,8 @@ class Tasks:
             if upstream is not None and not use.reason:
                 task.used[upstream.credential or upstream.destination.host] += use.count
             else:
-                target = use.target.partition("?")[0]
-                task.denied[(use.method, use.host, target, use.reason)] += use.count
+                reason = _REASONS.get(use.reason, use.reason)
+                task.denied[(use.method, use.host, redact_target(use.target), reason)] += use.count
 
     def _upstream(self, use: Use) -> Upstream | None:
         task = self._known(use.task)
