@@ -202,6 +202,7 @@ class Daemon:
             await connection.send({"ok": True})
             return True
         for name, count in sorted(message.get("denied_names", {}).items()):
+            self._tasks.look_for_canaries(task.id, str(name)[:255], str(name), int(count))
             self._audit.append(
                 Event.NAME_DENIED,
                 outcome=Outcome.DENIED,

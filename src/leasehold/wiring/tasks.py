@@ -187,6 +187,7 @@ class Tasks:
         """For :class:`~leasehold.node.egress.ports.UsageSink`: audit first, then count."""
         self._audit.append_many([_event(use, self._upstream(use)) for use in uses])
         for use in uses:
+            self.look_for_canaries(use.task, use.host, f"{use.host} {use.target}", use.count)
             task = self._known(use.task)
             if task is None:
                 continue
@@ -196,6 +197,22 @@ class Tasks:
             else:
                 reason = _REASONS.get(use.reason, use.reason)
                 task.denied[(use.method, use.host, redact_target(use.target), reason)] += use.count
+
+    def look_for_canaries(self, task: str, host: str, text: str, count: int) -> None:
+        """A placeholder in a name or a target is where nobody puts a key by mistake: recorded, and an alarm."""
+        found = self._known(task)
+        for variable, value in found.canaries.items() if found else ():
+            if found is not None and value.lower() in text.lower():
+                found.alarm = f"the placeholder in {variable} was sent in a request's target or as a name"
+                self._audit.append(
+                    Event.CANARY_SEEN,
+                    outcome=Outcome.DONE,
+                    task=task,
+                    name=variable,
+                    place="target",
+                    host=host,
+                    count=count,
+                )
 
     def _upstream(self, use: Use) -> Upstream | None:
         task = self._known(use.task)
