@@ -144,4 +144,3 @@ def test_a_placeholder_in_a_target_or_a_name_is_an_alarm(leasehold: Leasehold) -
     log = leasehold.cli("audit", "query", "--event", "canary:seen", "--json").stdout
     assert "ANTHROPIC_API_KEY" in log and "open.forge.test" in log
     assert "placeholder in ANTHROPIC_API_KEY" in done.stderr
-    assert "lhcanary" not in log
