@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,10 +101,12 @@ class EmptyNetwork:
         if (self._folder / "no-network").exists():
             raise SandboxError("the network does not answer", hint="a fake")
 
-    def enter(self) -> None:
+    def enter(self, before_drop: Callable[[], None] | None = None) -> None:
         """Like the real one: its own network, and no capability from an ordinary user's own namespace."""
         if os.geteuid() == 0:
             _libc("unshare", _CLONE_NEWNET)
+            if before_drop is not None:
+                before_drop()
             return
         uid, gid = os.getuid(), os.getgid()
         _libc("unshare", _CLONE_NEWUSER | _CLONE_NEWNET)
@@ -113,6 +115,8 @@ class EmptyNetwork:
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
         if not (self._folder / "no-outer").exists():
             _libc("unshare", _CLONE_NEWPID)
+        if before_drop is not None:
+            before_drop()
         for capability in range(41):
             _libc("prctl", 24, capability, 0, 0, 0)
         _libc("capset", (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())

@@ -200,6 +200,17 @@ def test_masks(jail: Jail) -> None:
     assert list((jail.work / ".git/hooks").iterdir()) == []
 
 
+def test_many_masks_and_few_descriptors(jail: Jail) -> None:
+    names = [f"f{i}" for i in range(300)]
+    for name in names:
+        (jail.work / name).write_text(CANARY)
+    jail.masks(*((name, "ro-data", "masked\n") for name in names))
+    command = jail.command("sh", "-c", "cat f* | sort | uniq -c; ulimit -n")
+    limited = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh", *command]
+    done = subprocess.run(limited, env=jail.environment(), capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.split() == ["300", "masked", "256"], done.stderr
+
+
 @pytest.mark.parametrize("kind", ["rw-bind", "ro-bind", "ro-data", "empty-dir"])
 def test_e17_a_mask_that_would_land_elsewhere_keeps_the_agent_from_starting(jail: Jail, kind: str) -> None:
     """A folder of the path has become a link: sources are not followed, and a mount elsewhere is seen."""

@@ -30,6 +30,9 @@ def test_what_bubblewrap_cannot_do_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SandboxError, match="not started: FileNotFoundError"):
         compartment.wait_until_ready()
     compartment.close()
+    unreadable = record_with(plan, effects=(Effect(op="copy", dest="/x", source="/gone"),))
+    with pytest.raises(SandboxError, match="cannot be started"):
+        launch.start(unreadable, {}, network, (0, 1, 2), -1)
     failing = record_with(plan, effects=(Effect(op="ro-bind", dest="/x", source="/gone"),))
     compartment = launch.start(failing, {}, network, (0, 1, 2), -1)
     with pytest.raises(SandboxError, match="failed with status 1"):
@@ -95,7 +98,7 @@ def test_going_on_as_init() -> None:
 class Unreachable:
     """A network that cannot be entered."""
 
-    def enter(self) -> None:
+    def enter(self, before_drop: object) -> None:
         raise FileNotFoundError("no such namespace")
 
 

@@ -59,6 +59,13 @@ def test_an_error_of_the_brokers_is_passed_on(jail: Jail) -> None:
     assert json.loads(done.stderr) == {"error": error}
 
 
+def test_a_defect_of_ours_is_no_exit_code_of_the_commands(jail: Jail) -> None:
+    (jail.lh / "reply.json").write_text('{"ok": true}')
+    done = jail.run("true")
+    assert done.returncode == 125
+    assert "Traceback" in done.stderr and "error: internal: KeyError" in done.stderr
+
+
 def test_json_summary(jail: Jail) -> None:
     done = jail.run("sh", "-c", "echo out; exit 4", options=["--json"])
     assert (done.returncode, done.stdout) == (4, "out\n")
@@ -197,6 +204,24 @@ def test_a_broker_that_ends_during_the_start_is_the_reason_given(jail: Jail) -> 
     done = jail.run("touch", "started")
     assert done.returncode == 125 and "error: broker-gone" in done.stderr
     assert not (jail.work / "started").exists()
+
+
+@pytest.mark.parametrize("how", ["rename", "unlink"])
+def test_f2_a_protection_that_falls_off_ends_the_agent(jail: Jail, how: str) -> None:
+    """Somebody on the host replaces a protected file, and the kernel takes the mount away."""
+    (jail.work / ".env").write_text("SECRET=canary\n")
+    jail.masks((".env", "ro-data", "SECRET=placeholder\n"))
+    launcher = jail.start("sh", "-c", "cat .env; touch ready; while :; do cat .env; sleep 0.01; done >> said")
+    wait_for(jail.work / "ready")
+    time.sleep(0.2)
+    if how == "rename":
+        (jail.base / "new").write_text("SECRET=canary\n")
+        (jail.base / "new").rename(jail.work / ".env")
+    else:
+        (jail.work / ".env").unlink()
+    _, err = launcher.communicate(timeout=20)
+    assert launcher.returncode == 125
+    assert f"has changed while the agent ran: {jail.work}/.env is not mounted".encode() in err
 
 
 def test_signals_that_are_ignored_outside_stay_so(jail: Jail) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from leasehold.node.guard.handback import HandbackReport, Journal
     from leasehold.node.sandbox.launch import Compartment
     from leasehold.node.sandbox.namespaces import Network
+    from leasehold.node.sandbox.plan import Plan
     from leasehold.node.sandbox.protected import Mask
     from leasehold.node.sandbox.terminal import Terminal
 
@@ -84,6 +85,15 @@ def perform(args: argparse.Namespace, parts: Callable[[], Parts]) -> int:
         return _EXIT_CODES.get(error.code, _FAILED)
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except Exception as error:  # whatever it is, it was not the command's
+        import traceback
+
+        _say(traceback.format_exc().rstrip())
+        _say_error(
+            LeaseholdError(f"{type(error).__name__}: {error}", hint="this is a defect: please report it"),
+            as_json=args.json,
+        )
+        return _FAILED
 
 
 def real_parts() -> Parts:
@@ -146,12 +156,12 @@ class Run:
         try:
             self._open()
             try:
-                compartment, terminal = self._start()
+                compartment, terminal, plan = self._start()
             except SandboxError as error:
                 if self._broker_has_gone():  # the cause, of which that was a consequence
                     raise _gone() from error
                 raise
-            self._exit_code = self._wait(compartment, terminal)
+            self._exit_code = self._wait(compartment, terminal, plan)
             return self._exit_code
         finally:
             for number in (*_PASSED_ON, signal.SIGTSTP):
@@ -191,7 +201,7 @@ class Run:
         self._reply = self._answer()
         self._down.callback(self._close_task)
 
-    def _start(self) -> tuple[Compartment, Terminal]:
+    def _start(self) -> tuple[Compartment, Terminal, Plan]:
         """Steps 3 and 5: plan, start, look at it, let the agent go."""
         from leasehold.node.sandbox import launch, overlay, prepare, seccomp
         from leasehold.node.sandbox.plan import make_plan
@@ -237,10 +247,10 @@ class Run:
         terminal.attach()
         compartment.go(program)
         self._started = True
-        return compartment, terminal
+        return compartment, terminal, plan
 
-    def _wait(self, compartment: Compartment, terminal: Terminal) -> int:
-        """Copy and listen until the agent ends. Without its network or its broker it is ended."""
+    def _wait(self, compartment: Compartment, terminal: Terminal, plan: Plan) -> int:
+        """Copy and listen until the agent ends. Without its network, its broker or its protection it is ended."""
         self._killed = True
         # Python runs its signal handlers between two instructions of its own: poll has to end for that.
         woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -250,12 +260,15 @@ class Run:
             poll = select.poll()
             for fd in (compartment.pidfd, self._sock.fileno(), self._network.gate_fd, woken):
                 poll.register(fd, select.POLLIN)
+            poll.register(compartment.mounts_fd, select.POLLPRI)
             watched = terminal.watched()
             for fd, events in watched.items():
                 poll.register(fd, events)
             for fd, events in poll.poll():
                 if fd in watched:
                     terminal.ready(fd, events, lambda: _suspend(compartment, terminal, whole_job=True))
+                elif fd == compartment.mounts_fd:
+                    compartment.verify_mounts(plan)
                 elif fd == woken:
                     os.read(woken, 4096)
                 elif fd == self._sock.fileno():

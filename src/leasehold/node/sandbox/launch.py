@@ -17,7 +17,7 @@ import time
 from leasehold.core.errors import SandboxError
 from leasehold.node.sandbox import kernel
 from leasehold.node.sandbox.plan import NODES
-from leasehold.node.sandbox.probe import problems, view
+from leasehold.node.sandbox.probe import mount_problems, parse_mountinfo, problems, view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _BWRAP = ("/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap", "/run/current-system/sw/bin/bwrap")
 _SETUP_TIMEOUT_S = 20.0
 _POLL_S = 0.0005
+# Each mask takes a descriptor, and each folder above it; the rest is Python's and ours.
+_FDS_PER_EFFECT, _FDS_BESIDES = 3, 64
 _HINT = "`leasehold doctor` says what this machine lacks"
 NOT_EXECUTABLE = 126
 
@@ -39,16 +41,21 @@ _DATA = {"copy": "--file", "file": "--file", "data": "--bind-data", "ro-data": "
 
 
 class Compartment:
-    """A compartment that has been started. ``pidfd`` is readable when all of it has ended."""
+    """A compartment that has been started. ``pidfd`` is readable when all of it has ended; ``mounts_fd`` has POLLPRI
+    when a mount in it has changed (proc_pid_mounts(5))."""
 
-    def __init__(self, pid: int, filter_pipe: int, status_pipe: int, failed_pipe: int) -> None:
+    def __init__(
+        self, pid: int, filter_pipe: int, status_pipe: int, failed_pipe: int, fd_limit: tuple[int, int]
+    ) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.init = 0
+        self.mounts_fd = -1
         self.exit_code: int | None = None
         self._filter_pipe = filter_pipe
         self._status_pipe = status_pipe
         self._failed_pipe = failed_pipe
+        self._fd_limit = fd_limit
         self._init_pidfd = -1
 
     def wait_until_ready(self, timeout_s: float = _SETUP_TIMEOUT_S) -> None:
@@ -67,6 +74,9 @@ class Compartment:
             self.init = kernel.child_of(bwrap) if bwrap else 0
             if self.init and int(kernel.status_of(self.init).get("CapEff", "1"), 16) == 0:
                 self._init_pidfd = os.pidfd_open(self.init)
+                self.mounts_fd = os.open(f"/proc/{self.init}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+                # The agent gets the limit that the person has (see start).
+                resource.prlimit(self.init, resource.RLIMIT_NOFILE, self._fd_limit)
                 return
         raise SandboxError(f"bubblewrap was not ready after {timeout_s:g} s", hint=_HINT)
 
@@ -75,6 +85,17 @@ class Compartment:
         found = problems(view(self.init, homes), plan)
         if found:
             raise SandboxError(f"the compartment is not as planned: {'; '.join(found)}", hint=_HINT)
+
+    def verify_mounts(self, plan: Plan) -> None:
+        """Look at the mounts again while the agent runs; ``SandboxError`` if one has fallen off."""
+        os.lseek(self.mounts_fd, 0, os.SEEK_SET)
+        with os.fdopen(os.dup(self.mounts_fd), encoding="utf-8", errors="surrogateescape") as file:
+            found = mount_problems(parse_mountinfo(file.read()), plan)
+        if found:
+            raise SandboxError(
+                f"the compartment has changed while the agent ran: {'; '.join(found)}",
+                hint="something on the host was renamed or deleted while it was protected; start the command again",
+            )
 
     def go(self, program: bytes) -> None:
         """Step 5: give bubblewrap the system call filter, after which it executes the agent."""
@@ -116,10 +137,11 @@ class Compartment:
         if self.pidfd >= 0:
             self.kill()
             self.wait()
-            for fd in (self.pidfd, self._init_pidfd, self._filter_pipe, self._status_pipe, self._failed_pipe):
+            pipes = (self._filter_pipe, self._status_pipe, self._failed_pipe)
+            for fd in (self.pidfd, self._init_pidfd, self.mounts_fd, *pipes):
                 if fd >= 0:
                     os.close(fd)
-            self.pidfd = self._init_pidfd = self._filter_pipe = self._failed_pipe = -1
+            self.pidfd = self._init_pidfd = self.mounts_fd = self._filter_pipe = self._failed_pipe = -1
 
 
 def start(
@@ -139,6 +161,9 @@ def start(
     bwrap = next((path for path in programs if os.access(path, os.X_OK)), None)
     if bwrap is None:
         raise SandboxError("bubblewrap is not installed", hint="install the package `bubblewrap`, 0.8 or later")
+    fd_limit = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FDS_PER_EFFECT * len(plan.effects) + _FDS_BESIDES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(wanted, hard)), hard))
     opener, memory = kernel.Opener(), []
     filter_read, filter_write = os.pipe2(os.O_CLOEXEC)
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
@@ -164,11 +189,15 @@ def start(
             _child(argv, environment, network, standard, kept, failed_write, launcher, before_drop)
 
         pid = kernel.fork_as_init(child) if os.geteuid() == 0 else os.fork() or child()
+    except OSError as error:
+        for fd in (filter_write, status_read, failed_read):
+            os.close(fd)
+        raise SandboxError(f"the compartment cannot be started: {error}", hint=_HINT) from error
     finally:
         opener.close()
         for fd in (filter_read, status_write, failed_write, *memory):
             os.close(fd)
-    return Compartment(pid, filter_write, status_read, failed_read)
+    return Compartment(pid, filter_write, status_read, failed_read, fd_limit)
 
 
 def arguments(
@@ -221,7 +250,7 @@ def _child(
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if root:
             kernel.guard_devices(f"/dev/{node}" for node in NODES)
-        network.enter(before_drop) if before_drop else network.enter()
+        network.enter(before_drop)
         kernel.go_on_as_init(launcher, execute)
     except BaseException as error:
         os.write(failed, f"{type(error).__name__}: {error}"[:4096].encode(errors="replace"))

@@ -14,9 +14,9 @@ from leasehold.node.sandbox.places import HOME, SYSTEM, within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from leasehold.node.sandbox.plan import Mount, Plan
+    from leasehold.node.sandbox.plan import Plan
 
 _NAMESPACES = ("user", "pid", "ipc", "uts", "cgroup", "mnt", "net")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -55,10 +55,13 @@ def problems(seen: View, plan: Plan) -> list[str]:
     if seen.status.get("NoNewPrivs") != "1":
         found.append("new privileges are possible")
     found += [f"{place} can be seen" for place in seen.places if not any(within(place, path) for path in plan.allowed)]
-    return found + _mount_problems(dict(seen.mounts), dict(plan.mounts))
+    return found + mount_problems(seen.mounts, plan)
 
 
-def _mount_problems(seen: dict[str, bool], planned: dict[str, Mount]) -> list[str]:
+def mount_problems(mounts: Iterable[tuple[str, bool]], plan: Plan) -> list[str]:
+    """The part of :func:`problems` that can change while the agent runs: when somebody on the host renames another file
+    over a mount point, the kernel takes the mount away in every namespace."""
+    seen, planned = dict(mounts), dict(plan.mounts)
     found = [f"{path} is not mounted" for path, mount in planned.items() if mount.needed and path not in seen]
     for path, read_only in seen.items():
         mount = planned.get(path)

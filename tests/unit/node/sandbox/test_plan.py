@@ -201,6 +201,20 @@ def test_masks_are_laid_in_their_order() -> None:
     assert contents(effects)["/home/ann/web/.env"] == "KEY=placeholder"
 
 
+def test_masks_without_an_effect_of_bubblewraps() -> None:
+    plan = make_plan(a_request(masks=(Laid("node_modules", "private"), Laid(".x", "watch"))), a_host())
+    assert str(plan.effects[-3]) == "bind-fd /home/ann/web /home/ann/web"
+    assert dict(plan.mounts)["/home/ann/web/node_modules"] == Mount(read_only=False, tree=True)
+    assert "/home/ann/web/.x" not in dict(plan.mounts)
+
+
+def test_a_git_folder_elsewhere() -> None:
+    plan = make_plan(a_request(masks=(Laid("/home/ann/main/.git", "rw-bind"),)), a_host())
+    assert str(plan.effects[-3]) == "bind-fd /home/ann/main/.git /home/ann/main/.git"
+    with pytest.raises(SandboxError, match="cannot be shown"):
+        make_plan(a_request(masks=(Laid("/home/ann/.ssh/x/.git", "rw-bind"),)), a_host())
+
+
 def test_an_unknown_mask_is_never_left_out() -> None:
     with pytest.raises(SandboxError, match="no such kind"):
         make_plan(a_request(masks=(Laid("x", "new-kind"),)), a_host())
