@@ -124,15 +124,15 @@ def _domain(user: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        problem, hint = "there is one already, and nothing is overwritten", "edit it, move it away, or --path FILE"
-    except OSError as e:
-        problem, hint = f"it cannot be written: {e.strerror}", "choose another place: --path FILE"
-    else:
-        return
+    problem, hint = "there is one already, and nothing is overwritten", "edit it, move it away, or --path FILE"
+    if not os.path.lexists(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as e:
+            problem, hint = f"it cannot be written: {e.strerror}", "choose another place: --path FILE"
+        else:
+            return
     raise ConfigError(f"{path}: {problem}", hint=hint)

@@ -41,6 +41,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"{self.prog} --help")
 
+    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]  # as it is used here
+        """What is too much is not repeated: it may be a secret that somebody put there."""
+        found, rest = self.parse_known_args(args, namespace)
+        options = [word.partition("=")[0] for word in rest if word.startswith("-")]
+        if rest:
+            self.error(f"there is no option {', '.join(options)}" if options else "too many arguments")
+        return found
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"{value!a} is none of {', '.join(map(str, action.choices))}")
+
 
 class Formatter(argparse.HelpFormatter):
     """Asks for the terminal's width itself: argparse would import modules for it, even when no help is shown."""
@@ -55,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name, args = arguments[0] if arguments else "", None
     try:
-        parser = build_parser(name) if name in dict(COMMANDS) else build_overview()
+        parser = _parser(name)
         args = parser.parse_args(arguments[1:] if name in dict(COMMANDS) else arguments)
         code = _perform(name, args, parser)
         sys.stdout.flush()
@@ -101,8 +113,20 @@ def build_overview() -> Parser:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=_width() - 2),
     )
     parser.add_argument("--version", action="version", version=f"leasehold {__version__}")
-    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     return parser
+
+
+def _parser(name: str) -> Parser:
+    """The parser for a command line that begins with this word."""
+    if name in dict(COMMANDS):
+        return build_parser(name)
+    if not name or name.startswith("-"):
+        return build_overview()
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, dict(COMMANDS), 1)
+    hint = f"did you mean `leasehold {near[0]}`?" if near else "leasehold --help"
+    raise UsageError(f"there is no command {name!a}", hint=hint)
 
 
 def _perform(name: str, args: argparse.Namespace, parser: Parser) -> int:
@@ -112,16 +136,8 @@ def _perform(name: str, args: argparse.Namespace, parser: Parser) -> int:
     if name in dict(COMMANDS):
         code: int = import_module(f"leasehold.cli.{name}").run(args)
         return code
-    if args.command is None:
-        parser.print_help()
-        return _USAGE
-    from difflib import get_close_matches
-
-    near = get_close_matches(args.command, dict(COMMANDS), 1)
-    raise UsageError(
-        f"there is no command {args.command!a}",
-        hint=f"did you mean `leasehold {near[0]}`?" if near else "leasehold --help",
-    )
+    parser.print_help()
+    return _USAGE
 
 
 def _width() -> int:
