@@ -34,6 +34,7 @@ _NOT_INJECTED = re.compile(
     r"|x-original-url|x-rewrite-url"
 )
 _TOKEN = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+\Z")
+_PARAMETER = re.compile(r"[A-Za-z0-9._~-]+\Z")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _NEEDLESSLY_ENCODED = re.compile(r"%(?:2[dDeE]|3\d|[46][1-9a-fA-F]|[57][\daA]|5[fF]|7[eE])")
 
@@ -166,7 +167,7 @@ def _inject(endpoint: Table) -> Inject:
         inject = InjectBasic(username=basic.text("username", _username))
         basic.done()
     else:
-        inject = InjectQuery(name=table.text("query", _token))
+        inject = InjectQuery(name=table.text("query", _parameter))
     table.done()
     return inject
 
@@ -174,6 +175,12 @@ def _inject(endpoint: Table) -> Inject:
 def _token(value: str) -> str:
     if not _TOKEN.match(value):
         raise Wrong("expected a token (RFC 9110, without _), found something else", "give the name alone")
+    return value
+
+
+def _parameter(value: str) -> str:
+    if not _PARAMETER.match(value):
+        raise Wrong("expected the name of a query parameter, found something else", "letters, digits, - . _ and ~")
     return value
 
 

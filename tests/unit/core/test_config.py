@@ -74,7 +74,7 @@ inject = { basic = { username = "x-access-token" } }
 
 [[credentials.forge.endpoints]]
 host = "old.forge.example"
-inject = { query = "key" }
+inject = { query = "access_token" }
 
 [[credentials.forge.endpoints]]
 host = "old.forge.example"
@@ -168,7 +168,7 @@ def test_everything_that_may_stand_there_is_read(folder: Path) -> None:
                         git=GitRule(repository="acme/web", access="write"),
                         inject=InjectBasic(username="x-access-token"),
                     ),
-                    Rule(host="old.forge.example", inject=InjectQuery(name="key")),
+                    Rule(host="old.forge.example", inject=InjectQuery(name="access_token")),
                     Rule(host="old.forge.example", port=8443, inject=InjectHeader(name="x-api-key")),
                 ),
             ),
@@ -289,7 +289,7 @@ WRONG_KEYS = [
     ('"Bearer {secret}"', '"a\\r\\nb: {secret}"', "inject.format: expected printable ASCII"),
     ('"Bearer {secret}"', '" {secret}"', "inject.format: expected printable ASCII without blanks at the ends"),
     ('header = "Authorization", format', "query = 1, x", "inject.query: expected a text, found a number"),
-    ('header = "Authorization", format', 'query = "a b", x', "inject.query: expected a token"),
+    ('header = "Authorization", format', 'query = "a b", x', "inject.query: expected the name of a query parameter"),
     ('header = "Authorization", format', 'query = "a", format', "inject.format: unknown key"),
     ('header = "Authorization", format = "Bearer {secret}"', 'basic = { username = "u:hidden" }', "without a colon"),
     ('header = "Authorization", format = "Bearer {secret}"', 'basic = { username = "\\u0000" }', "printable ASCII"),
