@@ -37,7 +37,9 @@ def plan_task(message: dict[str, Any]) -> TaskPlan:
     profile = profile_for(message.get("profile"), [str(part) for part in message.get("command") or ()])
     operator = read_operator(Path(str(message["config"])))
     project_file = Path(workspace) / PROJECT_FILE
-    project = read_project(project_file) if project_file.is_symlink() or project_file.exists() else None
+    # A folder of that name is the mount point of another run in this workspace: nothing that an agent could have made.
+    there = project_file.is_symlink() or (project_file.exists() and not project_file.is_dir())
+    project = read_project(project_file) if there else None
     asked = message.get("grants")
     credentials = narrow(operator, project, tuple(str(name) for name in asked) if asked else None)
     sandbox = operator.sandbox
