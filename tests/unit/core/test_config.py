@@ -1,4 +1,4 @@
-"""Both files: what they may say is read exactly, and everything else is an error that names its place."""
+"""The operator's file: what it may say is read exactly, and everything else is an error that names its place."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.core.config import read_operator, read_project
+from leasehold.core.config import read_operator
 from leasehold.core.errors import ConfigError
 from leasehold.core.model import (
     Credential,
     Environment,
     GitRule,
-    GrantRequest,
     InjectBasic,
     InjectHeader,
     InjectQuery,
     Network,
     OperatorConfig,
-    ProjectConfig,
     Role,
     Rule,
     SandboxSettings,
@@ -108,8 +106,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write(folder: Path, text: str, name: str = "config.toml") -> Path:
-    path = folder / name
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
     path.write_text(text.replace("@ca@", str(folder / "ca.pem")))
     path.chmod(0o600)
     return path
@@ -450,70 +448,3 @@ def test_the_fetch_role_only_reads(folder: Path, rest: str, said: str) -> None:
 def test_a_git_rule_names_one_repository_and_a_direction(folder: Path, git: str, said: str) -> None:
     rest = f'[[credentials.forge.endpoints]]\nhost = "a.example"\ngit = {git}\ninject = {{ query = "k" }}\n'
     assert said in refused(folder, HEAD + CREDENTIAL + rest).message
-
-
-def project(folder: Path, text: str) -> ProjectConfig:
-    return read_project(write(folder, text, "leasehold.toml"))
-
-
-def test_a_project_asks_and_narrows(folder: Path) -> None:
-    text = """[grants.forge]
-methods = ["GET"]
-paths = ["/repos/acme/web/issues"]
-ttl = "15m"
-
-[grants.registry]
-
-[sandbox]
-hide = ["fixtures"]
-read_only = ["vendor"]
-"""
-    assert project(folder, text) == ProjectConfig(
-        path=str(folder / "leasehold.toml"),
-        grants=(
-            GrantRequest(credential="forge", methods=("GET",), paths=("/repos/acme/web/issues",), ttl_s=900),
-            GrantRequest(credential="registry"),
-        ),
-        hide=("fixtures",),
-        read_only=("vendor",),
-    )
-
-
-def test_an_empty_project_asks_for_nothing(folder: Path) -> None:
-    assert project(folder, "").grants == ()
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[credentials.x]", ":1: credentials: a project asks and narrows; it defines nothing"),
-        ("[hosts]", ":1: hosts: a project asks and narrows; it defines nothing"),
-        ("[network]", ":1: network: a project asks and narrows; it defines nothing"),
-        ("[trust]", ":1: trust: a project asks and narrows; it defines nothing"),
-        ("[grant.forge]", ":1: grant: unknown key"),
-        ('[grants.forge]\nsecret = "vault:x"', ":2: grants.forge.secret: unknown key"),
-        ("[grants.forge]\nmethods = []", ":2: grants.forge.methods: expected at least one, found none"),
-        ('[grants.forge]\nmethods = ["TRACE"]', ":2: grants.forge.methods[1]: TRACE is never allowed"),
-        ("[grants.forge]\npaths = []", ":2: grants.forge.paths: expected at least one, found none"),
-        ('[grants.forge]\npaths = ["x"]', ":2: grants.forge.paths[1]: path 'x' must start with /"),
-        ('[grants.forge]\nttl = "1d"', ":2: grants.forge.ttl: '1d' is no duration"),
-        ("[grants]\nforge = true", ":2: grants.forge: expected a table, found true or false"),
-        ('[sandbox]\ntools = ["/"]', ":2: sandbox.tools: unknown key"),
-        ('[sandbox]\nenv = ["AWS_SECRET"]', ":2: sandbox.env: unknown key"),
-        ("grants = 1", ":1: grants: expected a table, found a number"),
-        ("x" * 70_000, "expected at most 65536 bytes, found more"),
-        ("a." * 30_000 + "a = 1", "expected at most 16 levels of nesting"),
-    ],
-    ids=lambda value: value[:50],
-)
-def test_a_project_says_nothing_else(folder: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        project(folder, text)
-    assert said in caught.value.message
-    assert caught.value.hint
-
-
-def test_a_project_file_is_not_followed_to_another_place(folder: Path) -> None:
-    (folder / "leasehold.toml").symlink_to(write(folder, "", "elsewhere.toml"))
-    with pytest.raises(ConfigError, match="a link is not followed"):
-        read_project(folder / "leasehold.toml")
