@@ -171,7 +171,7 @@ class Neutraliser:
         attributes = self._status(f"{at}info/attributes")
         if attributes is not None and (attributes.st_size or not stat.S_ISREG(attributes.st_mode)):
             self._held_if_new(f"{at}info/attributes")
-        self._todo(f"{at}{gitfolders.TODO}")
+        self._todo(f"{at}{gitfolders.REBASE_STEPS}")
         prefix = path.removesuffix(inner) if inner or not path else f"{path}/"
         for below in [*gitfolders.nested(folder, inner)]:
             self._git(prefix + below)

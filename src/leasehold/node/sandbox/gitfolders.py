@@ -25,7 +25,7 @@ _DEPTH_MAX = 8
 # A file `commondir` sends git elsewhere for configuration and hooks. This one says "here", which changes nothing.
 HERE = b".\n"
 # The rest of an interactive rebase, with commands that `git rebase --continue` executes.
-TODO = "rebase-merge/git-rebase-todo"
+REBASE_STEPS = "rebase-merge/git-rebase-todo"
 
 
 def git_masks(folder: Folder, path: str, *, prefix: str = "") -> Iterator[Mask]:
@@ -41,8 +41,8 @@ def git_masks(folder: Folder, path: str, *, prefix: str = "") -> Iterator[Mask]:
     yield _item(folder, f"{at}info/attributes", prefix, Mask(path="", kind="ro-data", absent=True, why=GIT))
     if folder.status(f"{at}gitdir") is not None:
         yield _item(folder, f"{at}gitdir", prefix)
-    if folder.status(f"{at}{TODO}") is not None:
-        yield Mask(path=f"{prefix}{at}{TODO}", kind="watch", why=GIT)
+    if folder.status(f"{at}{REBASE_STEPS}") is not None:
+        yield Mask(path=f"{prefix}{at}{REBASE_STEPS}", kind="watch", why=GIT)
     for name in ("worktrees", "modules"):
         if folder.names(f"{at}{name}"):
             yield from _nested(folder, f"{at}{name}", prefix, 0)
