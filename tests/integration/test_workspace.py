@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -300,6 +299,23 @@ def test_f5_submodules_old_and_new(lh: Leasehold) -> None:
     assert not mark.exists()
 
 
+def test_what_runs_later_cannot_come_into_being_even_for_a_moment(lh: Leasehold) -> None:
+    folder = lh.workspace("absent")
+    git(folder, "init", "-q")
+    before = tree(owned(lh, folder))
+    names = ".vscode .idea .claude .envrc .mcp.json .husky .devcontainer leasehold.toml .pre-commit-config.yaml"
+    script = (
+        f"for name in {names} .git/hooks/new .git/config.worktree .git/info/attributes; do"
+        " for way in 'echo x >' 'rm -rf' 'rmdir' 'mkdir -p' 'mv aside' 'ln -sf /tmp' 'touch x; mv -T x'; do"
+        ' mkdir -p aside; sh -c "$way $name" 2>/dev/null; done; echo x 2>/dev/null > $name/x;'
+        " [ -s $name ] && [ ! -d $name ] && echo MADE $name;"
+        ' [ -n "$(ls -A $name/ 2>/dev/null)" ] && echo FILLED $name; done;'
+        " rm -rf aside x; git status --porcelain; echo end"
+    )
+    assert sh(lh, folder, script).splitlines()[0] == "end"
+    assert tree(folder) == before
+
+
 def test_two_runs_in_one_workspace_protect_each_other(lh: Leasehold) -> None:
     folder = lh.workspace("two")
     git(folder, "init", "-q")
@@ -340,24 +356,15 @@ def test_f1_a_swapped_folder_leads_nobody_outside(tmp_path: Path) -> None:
     make(tmp_path / "outside", {".env": f"A={SECRET}\n", ".git/config": "[alias]\nx = !y\n", ".vscode/x": ""})
     make(tmp_path / "ws", {"a/.env": "A=inside-value\n"})
     before = tree(tmp_path / "outside")
-    stop = threading.Event()
-
-    def swap() -> None:
-        while not stop.is_set():
-            (tmp_path / "ws/a").rename(tmp_path / "ws/b")
-            (tmp_path / "ws/a").symlink_to("../outside")
-            (tmp_path / "ws/a").unlink()
-            (tmp_path / "ws/b").rename(tmp_path / "ws/a")
-
-    swapping = threading.Thread(target=swap)
-    swapping.start()
-    try:
-        for _ in range(200):
-            for mask in workspace_masks(str(tmp_path / "ws"), SandboxSettings(), lambda prefix: prefix):
-                assert not mask.path.startswith(("a/.git", "a/.vscode", "b/.git", "b/.vscode"))
-    finally:
-        stop.set()
-        swapping.join()
+    swap = "import os\nwhile 1: os.rename('a', 'b'); os.symlink('../outside', 'a'); os.unlink('a'); os.rename('b', 'a')"
+    with subprocess.Popen(["python3", "-c", swap], cwd=tmp_path / "ws") as swapping:
+        try:
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                for mask in workspace_masks(str(tmp_path / "ws"), SandboxSettings(), lambda prefix: prefix):
+                    assert not mask.path.startswith(("a/.git", "a/.vscode", "b/.git", "b/.vscode"))
+        finally:
+            swapping.kill()
     assert tree(tmp_path / "outside") == before
 
 

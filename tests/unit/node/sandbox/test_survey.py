@@ -186,11 +186,16 @@ def test_limits_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_changes_meanwhile_is_passed_over(tmp_path: Path) -> None:
-    make(tmp_path, "a/x", "b/.env")
-    with Folder(str(tmp_path)) as folder:
+    """Listed as a folder, and then gone, or swapped for a link."""
+    make(tmp_path, "a/x", "b/.env", "outside/.vscode/")
+    (tmp_path / "a" / "link").symlink_to("../outside")
+    with Folder(str(tmp_path / "a")) as inner, Folder(str(tmp_path)) as folder:
         found = Survey(folder)
+        found.runs.clear()
         found._open(folder.fd, "gone", "gone", "gone", "", 0)
         found._other_names(folder.fd, "gone", "gone")
+        found._open(inner.fd, "link", "link", "link", "", 0)
+    assert not found.runs
     assert found.secrets == [("b/.env", "env")] and not found.closed
 
 
