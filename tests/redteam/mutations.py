@@ -25,14 +25,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         name="no scrubbing",
         file="node/egress/clusters.py",
         old="*upstream_filters(upstream.inject, secret_name(upstream), _ads()),",
-        new="*upstream_filters(upstream.inject, secret_name(upstream), _ads())[:1],",
+        new="*upstream_filters(upstream.inject, secret_name(upstream), _ads())[:2],",
         tests=(_C + "test_c11_no_reflection_brings_it_back",),
     ),
     Mutation(
         name="own headers kept",
-        file="node/egress/snapshot.py",
-        old="request_headers_to_remove=CREDENTIAL_HEADERS if upstream.credential else (),",
-        new="request_headers_to_remove=(),",
+        file="node/egress/scrub.py",
+        old='        hcm_pb2.HttpFilter(name="leasehold.carriers", typed_config=_pack(_carriers(header))),\n',
+        new="",
         tests=(_C + "test_c1_the_agents_own_credentials_are_stripped_from_every_carrier",),
     ),
     Mutation(
