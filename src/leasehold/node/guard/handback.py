@@ -124,23 +124,18 @@ def _prepare(journal: Journal, masks: Sequence[Mask]) -> None:
 def _make(places: Places, point: Point, *, shared: bool) -> Point:
     """Make a mount point; ``OSError`` when something is there that no other task has made."""
     folder, path = places.find(point.path)
-    try:
-        with folder.above(path) as (fd, name):
+    with folder.above(path) as (fd, name):
+        try:
             if point.folder:
                 os.mkdir(name, 0o755, dir_fd=fd)
             else:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                file = os.open(name, flags, 0o644, dir_fd=fd)
-                try:
-                    os.write(file, point.content)
-                finally:
-                    os.close(file)
-    except FileExistsError as error:
-        if not shared:
-            raise FileExistsError(error.errno, "it came into being meanwhile", point.path) from error
-    status = folder.status(path)
-    if status is None:
-        raise FileNotFoundError(point.path)
+                with os.fdopen(os.open(name, flags, 0o644, dir_fd=fd), "wb") as file:
+                    file.write(point.content)
+        except FileExistsError as error:
+            if not shared:
+                raise FileExistsError(error.errno, "it came into being meanwhile", point.path) from error
+        status = os.lstat(name, dir_fd=fd)
     return Point(path=point.path, folder=point.folder, content=point.content, inode=(status.st_dev, status.st_ino))
 
 

@@ -275,11 +275,8 @@ def _content(file: str) -> dict[str, Any]:
         first, *later = stream.read().split("\n")
     content: dict[str, Any] = json.loads(first)
     notes: dict[str, Any] = {}
-    for line in later:
-        try:
-            notes |= json.loads(line)
-        except ValueError:  # the launcher was killed while it was written
-            break
+    for line in later[:-1]:  # what comes after the last line end was not written to its own end
+        notes |= json.loads(line)
     made = dict(notes.get("made", ()))
     points = [] if "removed" in notes else content["points"]
     content["points"] = [(path, folder, text, made.get(path)) for path, folder, text in points]

@@ -65,8 +65,7 @@ def _overlay(target: int, upper: str, work: str) -> None:
     with Folder(upper) as above, Folder(work) as scratch:
         # By descriptor: the paths may hold what overlayfs takes for separators, and can no longer be swapped.
         options = f"lowerdir={_proc(target)},upperdir={_proc(above.fd)},workdir={_proc(scratch.fd)}"
-        if os.geteuid() != 0:
-            options += ",userxattr"
+        options += ",userxattr" if os.geteuid() else ""
         place = _proc(target).encode()
         _call("mount", b"leasehold", place, b"overlay", _MS_NOSUID | _MS_NODEV, options.encode())
 

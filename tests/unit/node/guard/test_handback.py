@@ -357,6 +357,7 @@ def test_commands_of_a_rebase_in_progress_are_struck_out(place: Place) -> None:
     running = place.start()
     place.make(".git/rebase-merge/git-rebase-todo", text="pick 1 a\nexec evil\n  x evil\nxylophone\n")
     place.make("n/.git/rebase-merge/git-rebase-todo", text="exec x\n" * 200_000)
+    place.make("m/.git/rebase-merge/git-rebase-todo", text="pick 1 a\n")
     report = finish(running)
     assert len(report.neutralised) == 2
     todo = (place.ws / ".git/rebase-merge/git-rebase-todo").read_text()
@@ -463,6 +464,22 @@ def test_a_kill_while_it_starts(place: Place, lines: int) -> None:
         place.killed(running)
     assert len(recover(place.state)) == lines
     assert place.tree() == set() and place.journals() == []
+
+
+def test_a_kill_before_the_layers_were_made(place: Place) -> None:
+    place.make("node_modules/")
+    running = place.start()
+    remove_tree(running.scratch)
+    place.killed(running)
+    place.killed(running)
+    assert [report.discarded for report in recover(place.state)] == [()]
+
+
+def test_only_folders_of_the_task_are_changed(place: Place) -> None:
+    with journal.Places(str(place.ws), (str(place.state),)) as places:
+        assert places.find(f"{place.state}/x")[1] == "x" and places.find("x") == (places.workspace, "x")
+        with pytest.raises(FileNotFoundError):
+            places.find(f"{place.state}2/x")
 
 
 def test_a_kill_while_it_ends(place: Place) -> None:

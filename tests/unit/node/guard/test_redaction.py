@@ -123,6 +123,12 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
             running.kill()
 
 
+def test_values_just_long_enough(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x abcdef x")
+    (tmp_path / "g").write_bytes(base64.b64encode(b"abcdef"))
+    assert len(search(str(tmp_path), {"pin": Secret(b"abcdef")}).findings) == 2
+
+
 def test_short_values_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
     assert search(str(tmp_path), {"pin": Secret(b"abc")}).findings == ()
@@ -130,7 +136,7 @@ def test_short_values_are_left_out(tmp_path: Path) -> None:
 
 def test_transcripts_are_cleaned(tmp_path: Path) -> None:
     edge = b"x" * ((1 << 20) - 5)
-    content = b"a " + VALUE + b" b " + VALUE.hex().upper().encode() + b" c " + edge + VALUE + b" end"
+    content = b"a " + VALUE + b" b " + VALUE.hex().upper().encode() + b" c " + edge + VALUE + 3 * edge + b" end"
     (tmp_path / "t.jsonl").write_bytes(content)
     (tmp_path / "t.jsonl").chmod(0o644)
     (tmp_path / "other").write_bytes(b"x")
@@ -138,7 +144,7 @@ def test_transcripts_are_cleaned(tmp_path: Path) -> None:
     assert len(found(tmp_path, mask=True).findings) == 2
     clean = (tmp_path / "t.jsonl").read_bytes()
     assert clean.startswith(b"a " + b"*" * len(VALUE) + b" b " + b"*" * 2 * len(VALUE) + b" c x")
-    assert clean.endswith(b"x" + b"*" * len(VALUE) + b" end") and len(clean) == len(content)
+    assert clean.endswith(b"x" + b"*" * len(VALUE) + 3 * edge + b" end") and len(clean) == len(content)
     assert stat.S_IMODE((tmp_path / "t.jsonl").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "other").stat().st_mode) == 0o644
     assert not found(tmp_path).findings

@@ -101,6 +101,7 @@ def test_working_trees_and_submodules(tmp_path: Path) -> None:
     git(root, "worktree", "add", "-q", "w")
     repository(tmp_path / "lib")
     git(root, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(tmp_path / "lib"), "third/lib")
+    (root / ".git" / "modules" / "empty").mkdir()
     found = masks(root)
     for path in (".git/worktrees", ".git/worktrees/w", ".git/modules", ".git/modules/third", ".git/modules/third/lib"):
         assert found[path][0] == "rw-bind"

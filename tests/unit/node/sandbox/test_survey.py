@@ -71,6 +71,7 @@ def test_other_names_of_what_lies_in_such_folders(tmp_path: Path) -> None:
     assert found.led == [".claude/c"] and found.shared == {(status.st_dev, status.st_ino)}
     with Folder(str(tmp_path)) as folder:
         assert sorted(path for path, _ in same_files(folder, found.shared)) == [".claude/hooks/b.sh", "b.sh"]
+        assert same_files(folder, {(status.st_dev + 1, status.st_ino)}) == []
 
 
 def test_secrets(tmp_path: Path) -> None:
