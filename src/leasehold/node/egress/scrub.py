@@ -7,6 +7,7 @@ ours, ``scrubber.lua`` finishes the request and reads the response. ``docs/scrub
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
@@ -84,7 +85,7 @@ _ONLY_IDENTITY = (
     ("grpc-accept-encoding", base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS),
 )
 # A session that our credential opened is another credential; the agent could not send it back here anyway.
-_MINTED_HEADERS = ("set-cookie", "set-cookie2", "x-subject-token", "x-auth-token", "x-access-token")
+MINTED_HEADERS = ("set-cookie", "set-cookie2", "x-subject-token", "x-auth-token", "x-access-token")
 
 _SHORTEST_SECRET = 4
 _LONGEST_VALUE = 16_384
@@ -96,12 +97,17 @@ local function run(name, handle)
   hooks[name](handle)
 end
 function envoy_on_request(handle)
-  if not pcall(run, "request", handle) then
-    handle:respond({{[":status"] = "502"}}, "the scrubber cannot be loaded")
-  end
+  if pcall(run, "request", handle) then return end
+  handle:respond({{[":status"] = "502", ["content-type"] = "application/json",
+    ["x-leasehold-decision"] = "error; code=scrubber-failed"}}, {failed})
 end
 function envoy_on_response(handle) hooks.response(handle) end
 """
+_FAILED = {
+    "code": "scrubber-failed",
+    "message": "The request could not be prepared.",
+    "hint": "This is a defect in Leasehold; please report it.",
+}
 
 
 def secret_header_value(inject: Inject, secret: Secret) -> Secret:
@@ -196,7 +202,7 @@ def _carriers(header: str) -> header_mutation_pb2.HeaderMutation:
         value = base_pb2.HeaderValue(key=name, value="identity")
         option = base_pb2.HeaderValueOption(header=value, append_action=action)
         request.append(mutation_rules_pb2.HeaderMutation(append=option))
-    response = [mutation_rules_pb2.HeaderMutation(remove=name) for name in _MINTED_HEADERS]
+    response = [mutation_rules_pb2.HeaderMutation(remove=name) for name in MINTED_HEADERS]
     return header_mutation_pb2.HeaderMutation(
         mutations=header_mutation_pb2.Mutations(request_mutations=request, response_mutations=response)
     )
@@ -215,7 +221,8 @@ def _loader(inject: Inject, header: str) -> str:
         "query": _lua(inject.name) if isinstance(inject, InjectQuery) else "nil",
     }
     table = "{" + ", ".join(f"{name} = {value}" for name, value in settings.items()) + "}"
-    return _LOADER.format(script=_lua(str(_SOURCES / "scrubber.lua")), settings=table)
+    failed = _lua(json.dumps({"error": _FAILED}))
+    return _LOADER.format(script=_lua(str(_SOURCES / "scrubber.lua")), settings=table, failed=failed)
 
 
 def _lua(text: str) -> str:

@@ -26,9 +26,9 @@ local concat, max, min = table.concat, math.max, math.min
 local WINDOW = 65536 -- bytes that are copied out of Envoy's buffer at a time
 local KEPT = 4 -- credentials that are remembered over a rotation
 local LEVELS = 2 -- escapes within escapes that are undone
--- A beginning that is held back and then is none tells a patient agent one more byte of the secret. So beginnings from
--- NEAR bytes are counted, and after NEAR_MISSES of them what is held back no longer depends on the secret.
-local NEAR, NEAR_MISSES = 6, 6
+-- A beginning that is held back and then is none tells a patient agent one more byte of the secret. So they are counted,
+-- and after so many what is held back no longer depends on the secret.
+local NEAR_MISSES = 6
 local ALL = math.huge
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ local function masked(text, from, to, ranges)
     local start, stop = max(range[1], at), min(range[2], to)
     if start < stop then
       -- Between two pieces in base64 stands a character that belongs to both.
-      if #out > 0 and start == at + 1 then start = at end
+      if #out > 0 and start == at + 1 and find(text, "^[%w+/_-]", start) then start = at end
       out[#out + 1] = sub(text, at + 1, start)
       out[#out + 1] = rep("*", stop - start)
       at = stop
@@ -97,13 +97,12 @@ local function feed(stream, data, allowance)
   local text = carry == "" and data or carry .. data
   local ranges = hits(matcher, text, nil, LEVELS)
   -- What follows a match (or the one character between two pieces) is more likely than not its continuation.
-  local edge = stream.follows and 0 or -1
+  local edge = stream.follows or -1
   for _, range in ipairs(ranges or {}) do
     edge = max(edge, range[2] + 1)
     -- What was held back was no near miss if it has become the beginning of a form.
     if stream.near and range[1] == 0 then near_misses, stream.near = near_misses - 1, nil end
   end
-  stream.near = nil
   local start, length
   if allowance < ALL then
     if near_misses < NEAR_MISSES then
@@ -112,18 +111,20 @@ local function feed(stream, data, allowance)
       start, length = blind_tail(text)
     end
   end
+  if start ~= 0 then stream.near = nil end
   if not ranges and not start and carry == "" then
-    if stream.follows and data ~= "" then stream.follows = nil end
+    stream.follows = edge >= #data and edge - #data or nil
     return data
   end
   local stop = #text
-  if start and (length > allowance or start <= edge) then stop = max(start, sent) end
+  if start and (length > allowance or start == edge or start == edge - 1) then stop = max(start, sent) end
   if stream.pending then
     ranges = ranges or {}
     for _, range in ipairs(stream.pending) do ranges[#ranges + 1] = range end
     stream.pending = nil
   end
-  stream.follows = edge >= (start or #text) or nil
+  local rest = start or #text
+  stream.follows = edge >= rest and edge - rest or nil
   stream.carry = start and sub(text, start + 1) or ""
   stream.sent = start and max(0, stop - start) or 0
   stream.length = length
@@ -142,10 +143,9 @@ local function held(stream)
   return #stream.carry - stream.sent
 end
 
--- To be called when what is held back now can be seen from outside.
+-- To be called when what is held back now can be seen from outside. A beginning counts once while it grows.
 local function count_near_miss(stream)
-  local length = stream.length
-  if length and length >= NEAR and length < ALL and held(stream) > 0 then
+  if stream.length and stream.length < ALL and not stream.near and held(stream) > 0 then
     near_misses, stream.near = near_misses + 1, true
   end
 end
@@ -333,14 +333,14 @@ local function learn_and_clean(handle)
   local path = headers:get(":path")
   local mark = path and find(path, "?", 1, true)
   if not (mark or settings.query) then return end
-  local query = mark and clean(sub(path, mark + 1)) or ""
+  local query = mark and sub(path, mark + 1) or ""
+  local kept = clean(query)
   if settings.query then
     local own = percent(settings.query) .. "=" .. percent(sub(value, settings.before + 1, #value - settings.after))
-    query = query == "" and own or query .. "&" .. own
+    kept = kept == "" and own or kept .. "&" .. own
     headers:remove(settings.header)
   end
-  local wanted = (mark and sub(path, 1, mark - 1) or path) .. (query == "" and "" or "?" .. query)
-  if wanted ~= path then headers:replace(":path", wanted) end
+  if kept ~= query then headers:replace(":path", sub(path, 1, (mark or 0) - 1) .. (kept == "" and "" or "?" .. kept)) end
 end
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -448,6 +448,7 @@ end
 -- If the chunk is still the last one it can be written to; if trailers followed, what was held back is lost.
 local function flush(state, chunk, out, n)
   chunk:setBytes((out or chunk:getBytes(0, n)) .. feed(state, "", ALL))
+  if state.near then near_misses, state.near = near_misses - 1, nil end
 end
 
 local function on_response(handle)
