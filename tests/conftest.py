@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,11 @@ import pytest
 
 # Tests of the sandbox fork this process, in which a gRPC server of other tests may run: its handlers abort on that.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+# Who starts the tests may ignore or block signals, as nohup does; a command inherits that, and tests look at it.
+for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # those two Python itself ignores
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 if TYPE_CHECKING:
     from servers.harness import Leasehold
