@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from leasehold.node.sandbox.terminal import Terminal
 
 _FAILED, _INTERRUPTED = 125, 130
+_GOING_S = 0.5
 _EXIT_CODES = {CommandNotExecutable.code: 126, CommandNotFound.code: 127}
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -156,12 +157,11 @@ class Run:
         try:
             self._open()
             try:
-                compartment, terminal, plan = self._start()
+                self._exit_code = self._wait(*self._start())
             except SandboxError as error:
                 if self._broker_has_gone():  # the cause, of which that was a consequence
                     raise _gone() from error
                 raise
-            self._exit_code = self._wait(compartment, terminal, plan)
             return self._exit_code
         finally:
             for number in (*_PASSED_ON, signal.SIGTSTP):
@@ -302,12 +302,13 @@ class Run:
         return message
 
     def _broker_has_gone(self) -> bool:
+        """Whether it has, or does within a moment: its last thread may outlive what it took with it."""
         import socket
 
+        if not select.select([self._sock], [], [], _GOING_S)[0]:
+            return False
         try:
             return self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
         except OSError:
             return True
 
