@@ -6,6 +6,7 @@ bytes, so it has no capability, no file and no descriptor but its own sockets.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import selectors
@@ -153,21 +154,26 @@ class Gate:
             waiting.reply(refusal(head))
             waiting.close()
             return
-        client = waiting.take()
-        upstream = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        upstream.connect_ex((self._names[head.host], head.port))
-        if head.answer:
-            client.send(head.answer)
-        Pair(self._selector, client, upstream, bytes(head.forward))
+        self._join(waiting.take(), socket.AF_INET, (self._names[head.host], head.port), head.forward, head.answer)
 
     def _relay(self, path: str, client: socket.socket) -> None:
-        upstream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        if upstream.connect_ex(path) != 0:
-            # Envoy is gone or its backlog is full: the agent sees a closed connection at once, never a hang.
-            upstream.close()
+        self._join(client, socket.AF_UNIX, path)
+
+    def _join(
+        self, client: socket.socket, family: int, address: Any, forward: bytes = b"", answer: bytes = b""
+    ) -> None:
+        """Lead ``client`` on. Where Envoy is gone, its backlog full or descriptors are short, it sees a closed
+        connection at once, never a hang."""
+        upstream = None
+        try:
+            upstream = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            if (number := upstream.connect_ex(address)) not in (0, errno.EINPROGRESS):
+                raise OSError(number, os.strerror(number))
+            Pair(self._selector, client, upstream, forward, answer)
+        except OSError:
             client.close()
-            return
-        Pair(self._selector, client, upstream, b"")
+            if upstream is not None:
+                upstream.close()
 
 
 class Waiting:
@@ -213,18 +219,26 @@ class Waiting:
 class Pair:
     """Two sockets joined by splice(2): the bytes never enter this process. Each direction ends by itself."""
 
-    def __init__(self, selector: selectors.BaseSelector, a: socket.socket, b: socket.socket, first: bytes) -> None:
+    def __init__(
+        self, selector: selectors.BaseSelector, a: socket.socket, b: socket.socket, to_b: bytes, to_a: bytes
+    ) -> None:
         self._selector = selector
         self._ends = (a, b)
-        self._ways = (Way(a, b), Way(b, a))
-        self._ways[0].prefix = first
-        self._masks = [0, 0]
+        there = Way(a, b, to_b)
+        try:
+            self._ways = (there, Way(b, a, to_a))
+        except OSError:
+            there.close()
+            raise
+        self._closed = False
         for end in self._ends:
             selector.register(end, selectors.EVENT_READ, self._step)
         self._masks = [selectors.EVENT_READ, selectors.EVENT_READ]
         self._step(0)
 
     def _step(self, _events: int) -> None:
+        if self._closed:
+            return  # both ends had events, and the first one ended it: these numbers may be others' by now
         try:
             for way in self._ways:
                 way.move()
@@ -251,6 +265,7 @@ class Pair:
         self._masks[index] = mask
 
     def _close(self) -> None:
+        self._closed = True
         for index in (0, 1):
             if self._masks[index]:
                 self._set(index, 0)
@@ -262,12 +277,12 @@ class Pair:
 class Way:
     """One direction: at most one pipe of bytes is under way, so a slow reader slows the writer down."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+    def __init__(self, source: socket.socket, sink: socket.socket, prefix: bytes) -> None:
         self._source, self._sink = source, sink
         self._out, self._in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._held = 0
         self._finished = False
-        self.prefix = b""
+        self.prefix = prefix
         self.ended = False
 
     @property
