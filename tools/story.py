@@ -23,6 +23,18 @@ from servers.people import Person, ordinary_user  # noqa: E402
 from servers.upstreams import Upstreams  # noqa: E402
 
 SERVERS = ("git", "pypi", "npm", "api")
+GRANTS = ("forge", "pypi", "npm", "api")
+_WIDTH = 116
+_MARKS = {
+    "· clone": "33",
+    "· install": "33",
+    "· call": "33",
+    "· try": "33",
+    "· now": "33",
+    " \N{MULTIPLICATION SIGN} ": "31",
+    "secrets that": "32",
+}
+"""What a line of the agent's or the launcher's has in it, to its style."""
 _COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -62,9 +74,10 @@ def play(up: Upstreams, person: Person | None, secrets: dict[str, str]) -> int:
         shutil.copy(ROOT / "examples" / "agent.sh", script)
         script.chmod(0o755)
         command = ["env", f"PYTHON={sys.executable}", "sh", "agent.sh"]
-        done = lh.run(*command, workspace=workspace, timeout=300)
-        print(textwrap.indent(done.stdout.rstrip(), "    "))
-        print(textwrap.indent(done.stderr.rstrip(), "    "))
+        done = lh.run(*command, workspace=workspace, grants=GRANTS, timeout=300, mixed=True)
+        for line in done.stdout.rstrip().splitlines():
+            style = next((style for mark, style in _MARKS.items() if mark in line), "0")
+            print(painted(textwrap.fill(line, _WIDTH, initial_indent="    ", subsequent_indent=" " * 8), style))
         if done.returncode != 0:
             raise SystemExit(f"error: the agent's work failed with exit code {done.returncode}")
         return judged(up, workspace, done, secrets)
@@ -74,7 +87,7 @@ def judged(up: Upstreams, workspace: Path, done: subprocess.CompletedProcess[str
     """Search everything that the agent got or left; and see that the servers did get the credentials."""
     files = [path for path in workspace.rglob("*") if path.is_file() and not path.is_symlink()]
     haul = [(str(path.relative_to(workspace)), path.read_bytes()) for path in files]
-    haul.append(("its output", (done.stdout + done.stderr).encode("utf-8", "surrogateescape")))
+    haul.append(("its output", done.stdout.encode("utf-8", "surrogateescape")))
     leaks = 0
     for name, value in secrets.items():
         arrived = any(find(value, data) for data in up.server(name).recorded())
@@ -82,17 +95,22 @@ def judged(up: Upstreams, workspace: Path, done: subprocess.CompletedProcess[str
         leaks += bool(found) or not arrived
         verdict = "arrived at its server" if arrived else "NEVER ARRIVED"
         where = f"FOUND in {found}" if found else "in nothing that the agent has"
-        print(f"    {name:5} credential: {verdict}; {where}")
+        style = "32" if arrived and not found else "1;31"
+        print(painted(f"    {name:5} credential: {verdict}; {where}", style))
     print(f"    searched {sum(len(data) for _, data in haul):,} bytes: raw, base64, hex, percent-encoded, reversed")
     return leaks
 
 
 def told(text: str, style: str = "1;36") -> None:
-    print(f"\n\033[{style}m{text}\033[0m" if _COLOUR else f"\n{text}", flush=True)
+    print("\n" + painted(text, style), flush=True)
+
+
+def painted(text: str, style: str) -> str:
+    return f"\033[{style}m{text}\033[0m" if _COLOUR else text
 
 
 def para(text: str) -> None:
-    print(textwrap.fill(" ".join(text.split()), 96), flush=True)
+    print(textwrap.fill(" ".join(text.split()), _WIDTH), flush=True)
 
 
 if __name__ == "__main__":

@@ -78,10 +78,14 @@ class Leasehold:
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
         timeout: float = 60.0,
+        mixed: bool = False,
     ) -> subprocess.CompletedProcess[str]:
-        """``leasehold run … -- command``; output as text (undecodable bytes as surrogates)."""
+        """``leasehold run … -- command``; output as text (undecodable bytes as surrogates).
+
+        ``mixed``: standard error is in standard output, in the order of a terminal.
+        """
         arguments = self._run_arguments(command, workspace or self.workspace(), grants, options)
-        return self.cli(*arguments, env=env, stdin=stdin, timeout=timeout)
+        return self.cli(*arguments, env=env, stdin=stdin, timeout=timeout, mixed=mixed)
 
     def cli(
         self,
@@ -89,6 +93,7 @@ class Leasehold:
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
         timeout: float = 60.0,
+        mixed: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         """Any command of ``leasehold``."""
         return subprocess.run(
@@ -96,7 +101,8 @@ class Leasehold:
             env=self.environment(env),
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if mixed else subprocess.PIPE,
             encoding="utf-8",
             errors="surrogateescape",
             timeout=timeout,

@@ -12,30 +12,33 @@ if TYPE_CHECKING:
     from typing import Any
 
 _UNKNOWN_MAX = 20
+_PATHS_MAX = 3
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_NAME_MAX = 8
+_NAME_MIN, _NAME_MAX = 8, 24
 
 
 def header(reply: Mapping[str, Any], workspace: str) -> list[str]:
     """The task, and what it may use."""
     where = "/".join(workspace.rstrip("/").split("/")[-2:])
     lines = [f"leasehold  task {reply['task']} · {reply['class']} · {duration(reply['expires_in_s'])} · {where}"]
+    width = _width(grant["name"] for grant in reply["grants"])
     for grant in reply["grants"]:
         role = f" · {grant['role']}" if grant["role"] != "execute" else ""
-        lines.append(f"  {grant['name']:{_NAME_MAX}} {' · '.join(grant['lines'])}   {grant['when']}{role}")
+        allowed = " · ".join(map(_shortened, grant["lines"]))
+        lines.append(f"  {grant['name']:{width}} {allowed}   {grant['when']}{role}")
     if reply["hosts"]:
-        lines.append(f"  {'hosts':{_NAME_MAX}} {' · '.join(reply['hosts'])}   no credential")
+        lines.append(f"  {'hosts':{width}} {' · '.join(reply['hosts'])}   no credential")
     return [printable(line) for line in lines]
 
 
 def footer(summary: Mapping[str, Any], unknown_names: Mapping[str, int], notes: Iterable[str]) -> list[str]:
     """What was used, denied and taken back. ``notes``: what the hand-back and the broker had to say."""
     lines = [f"leasehold  task {summary['task']} ended after {duration(summary['duration_s'])}"]
-    for credential in summary["credentials"]:
-        lines.append(f"  {credential['name']:{_NAME_MAX}} {_use(credential)}")
-    for host in summary["hosts"]:
-        if host["requests"]:
-            lines.append(f"  {host['host']:{_NAME_MAX}} {_count(host['requests'], 'request')} without a credential")
+    hosts = [host for host in summary["hosts"] if host["requests"]]
+    uses = [(credential["name"], _use(credential)) for credential in summary["credentials"]]
+    uses += [(host["host"], f"{_count(host['requests'], 'request')} without a credential") for host in hosts]
+    width = _width(name for name, _ in uses)
+    lines += [f"  {name:{width}} {use}" for name, use in uses]
     denied = [
         (row["count"], f"{row['method']} {row['host']}{row['path']}".strip(), row["reason"])
         for row in summary["denied"]
@@ -45,12 +48,28 @@ def footer(summary: Mapping[str, Any], unknown_names: Mapping[str, int], notes: 
     if len(names) > _UNKNOWN_MAX:
         denied.append((len(names) - _UNKNOWN_MAX, "more names", "not known hosts"))
     for at, (count, what, reason) in enumerate(denied):
-        lines.append(f"  {'' if at else 'denied':{_NAME_MAX}} {count} {_TIMES} {what}   {reason}")
+        lines.append(f"  {'' if at else 'denied':{width}} {count} {_TIMES} {what}   {reason}")
     if summary["alarm"]:
-        lines.append(f"  alarm    {summary['alarm']}")
-    lines += [f"  note     {note}" for note in notes]
+        lines.append(f"  {'alarm':{width}} {summary['alarm']}")
+    lines += [f"  {'note':{width}} {note}" for note in notes]
     lines.append(f"  secrets that entered the compartment: {summary['secrets_exposed']}")
     return [printable(line) for line in lines]
+
+
+def _width(names: Iterable[str]) -> int:
+    return max([_NAME_MIN, *(len(name) for name in names if len(name) <= _NAME_MAX)])
+
+
+def _shortened(line: str) -> str:
+    """A line of grants with its first paths only; `leasehold grants` inside has all."""
+    words = line.split(" ")
+    paths = [word for word in words if word.startswith("/")]
+    if len(paths) <= _PATHS_MAX + 1:
+        return line
+    dropped = set(paths[_PATHS_MAX:])
+    kept = [word for word in words if word not in dropped]
+    kept.insert(kept.index(paths[_PATHS_MAX - 1]) + 1, f"(and {len(dropped)} more)")
+    return " ".join(kept)
 
 
 def _use(credential: Mapping[str, Any]) -> str:

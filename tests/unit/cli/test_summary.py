@@ -23,6 +23,15 @@ def test_header_shows_a_role_that_is_not_the_agents_and_no_empty_lines() -> None
     ]
 
 
+def test_header_names_the_first_of_many_paths() -> None:
+    line = "GET,POST api.forge.test /a /b/** /c /d /e · other"
+    grant = REPLY["grants"][0] | {"name": "a-long-name", "lines": [line, "b.test /1 /2 /3 /4"]}
+    assert header(REPLY | {"grants": [grant]}, "/w")[1:] == [
+        "  a-long-name GET,POST api.forge.test /a /b/** /c (and 2 more) · other · b.test /1 /2 /3 /4   on first use",
+        "  hosts       docs.test   no credential",
+    ]
+
+
 def test_footer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
     unused = {"name": "npm", "requests": 0, "first_use": None, "ended": 20.0, "revocability": "never-issued"}
@@ -32,14 +41,14 @@ def test_footer(monkeypatch: pytest.MonkeyPatch) -> None:
         summary | {"hosts": hosts, "alarm": "a record is missing"}, {"b.test": 1, "a.test": 4}, ["removed x"]
     ) == [
         "leasehold  task 7f3k ended after 1.5 s",
-        "  forge    2 requests · first used 00:00:10 · access ended 00:00:20",
-        "  npm      not used",
+        "  forge     2 requests · first used 00:00:10 · access ended 00:00:20",
+        "  npm       not used",
         "  docs.test 1 request without a credential",
-        "  denied   3 \N{MULTIPLICATION SIGN} POST api.forge.test/keys   rule-not-allowed",
-        "           4 \N{MULTIPLICATION SIGN} a.test   not a known host: allow it under [hosts]",
-        "           1 \N{MULTIPLICATION SIGN} b.test   not a known host: allow it under [hosts]",
-        "  alarm    a record is missing",
-        "  note     removed x",
+        "  denied    3 \N{MULTIPLICATION SIGN} POST api.forge.test/keys   rule-not-allowed",
+        "            4 \N{MULTIPLICATION SIGN} a.test   not a known host: allow it under [hosts]",
+        "            1 \N{MULTIPLICATION SIGN} b.test   not a known host: allow it under [hosts]",
+        "  alarm     a record is missing",
+        "  note      removed x",
         "  secrets that entered the compartment: 0",
     ]
 
