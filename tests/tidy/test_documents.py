@@ -70,7 +70,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 def codes() -> set[str]:
     """Every code that a person, a program or an agent can meet."""
-    found = {errors.LeaseholdError.code, *(kind.code for kind in errors.LeaseholdError.__subclasses__())}
+    found = _scripted() | {errors.LeaseholdError.code, *(kind.code for kind in errors.LeaseholdError.__subclasses__())}
     found |= {*replies._TEXTS, *(row[1] for row in (*replies._BY_FLAG, *replies._BY_STATUS))}
     for path in python("src"):
         for node in ast.walk(tree(path)):
@@ -81,6 +81,12 @@ def codes() -> set[str]:
             elif isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == "code":
                 found |= {c for side in node.comparators for c in _constants(side)}
     return found
+
+
+def _scripted() -> set[str]:
+    """The codes of the scrubber's answers."""
+    scripts = "".join(text(path) for path in files() if path.suffix == ".lua")
+    return set(re.findall(r'(?:refuse\([^,"]+, |error_body\()"([a-z-]+)"', scripts))
 
 
 def _constants(node: ast.expr) -> set[str]:
@@ -99,7 +105,8 @@ def test_every_code_has_its_page_and_every_page_its_code() -> None:
 
 def test_what_sends_an_agent_to_explain_is_explained() -> None:
     rows = (*replies._BY_FLAG, *replies._BY_STATUS)
-    assert_none(code for code in (*replies._TEXTS, *(row[1] for row in rows)) if code not in agent._WHY)
+    found = (*_scripted(), *replies._TEXTS, *(row[1] for row in rows))
+    assert_none(code for code in found if code not in agent._WHY)
 
 
 def test_every_page_of_a_code_says_when_shows_it_and_says_what_to_do() -> None:

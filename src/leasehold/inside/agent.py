@@ -43,6 +43,9 @@ _WHY = {
     "upstream-failed": "The request was allowed, but the server behind it broke the exchange off. Try again.",
     "upstream-address-refused": "The name resolves to a private or local address, or to none. The operator can name "
     "the address under [network].",
+    "response-encoded": "The server compressed its answer although it was asked not to, so it could not be searched "
+    "for the credential. Ask for another form of it.",
+    "scrubber-failed": "What keeps the credential out of answers failed. A defect in Leasehold: tell the operator.",
     "read-only": "System folders and some files of the workspace (git hooks, settings that run later outside) are "
     "read-only; secrets in the workspace read as placeholders. That is meant, and nothing is broken.",
 }
