@@ -23,6 +23,10 @@ class _Held:
     agent_class: AgentClass
     deadline: float
     leases: dict[str, Lease] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+
+
+_TASK_ENDED = Refusal(code="access-ended", message="The task has ended.", hint="Start a new one.")
 
 
 class Leases:
@@ -39,14 +43,14 @@ class Leases:
         self._tasks[task] = _Held(agent_class=agent_class, deadline=deadline)
 
     async def first_use(self, task: str, credential: Credential) -> Lease | Refusal:
-        """The lease of this credential, issued now when the task has none yet."""
+        """The lease of this credential, issued now when the task has had none yet. One that is over is not renewed."""
         held = self._tasks.get(task)
         now = self._clock()
         if held is None:
-            return Refusal(code="access-ended", message="The task has ended.", hint="Start a new one.")
+            return _TASK_ENDED
         lease = held.leases.get(credential.name)
-        if lease is not None and now < lease.expires:
-            return lease
+        if lease is not None:
+            return lease if now < lease.expires else self._over(task, credential)
         question = Question(agent_class=held.agent_class, credential=credential, now=now, deadline=held.deadline)
         decision = decide(question)
         if decision.verdict is not Verdict.ALLOW:
@@ -58,6 +62,12 @@ class Leases:
         except LeaseholdError as e:
             self._record(task, credential, Outcome.FAILED, policy=decision.policy, reason=e.code)
             raise
+        # Secrets take their time: the task may be over by now, or another of its requests was quicker.
+        now = self._clock()
+        if self._tasks.get(task) is not held or now >= held.deadline:
+            return _TASK_ENDED
+        if credential.name in held.leases:
+            return held.leases[credential.name]
         # Appended before the release: what cannot be recorded is not given (DESIGN 6).
         self._record(task, credential, Outcome.ALLOWED, policy=decision.policy, reason="")
         lease = Lease(
@@ -77,14 +87,26 @@ class Leases:
         return list(held.leases.values()) if held else []
 
     def expired(self, now: float) -> list[Lease]:
-        """Leases whose time is over; the caller ends their use and calls ``drop``."""
-        return [x for held in self._tasks.values() for x in held.leases.values() if now >= x.expires]
+        """Leases whose time is over; the caller ends their use and calls ``end``."""
+        return [
+            lease
+            for held in self._tasks.values()
+            for lease in held.leases.values()
+            if now >= lease.expires and lease.credential not in held.ended
+        ]
 
-    def drop(self, lease: Lease) -> None:
-        """Forget one lease."""
+    def end(self, lease: Lease, credential: Credential) -> None:
+        """The use of a lease has ended before its task did: recorded once, and the task gets no other for it."""
         held = self._tasks.get(lease.task)
-        if held is not None and held.leases.get(lease.credential) == lease:
-            del held.leases[lease.credential]
+        if held is not None and lease.credential not in held.ended:
+            held.ended.add(lease.credential)
+            self._over(lease.task, credential)
+
+    def _over(self, task: str, credential: Credential) -> Refusal:
+        message = "Its time in this task is over."
+        self._record(task, credential, Outcome.DENIED, policy="max-ttl", reason=message)
+        hint = f"A task may use it for {credential.max_ttl_s} s (max_ttl). Start a new task."
+        return Refusal(code="access-ended", message=f"{credential.name}: {message}", hint=hint)
 
     def _record(self, task: str, credential: Credential, outcome: Outcome, *, policy: str, reason: str) -> None:
         self._audit.append(
