@@ -23,6 +23,14 @@ ALSO: dict[str, tuple[str, ...]] = {}
 """Package to further tests that are its own: what can only be tried with real namespaces and processes."""
 EXEMPT: dict[str, str] = {}
 """Module to the reason why something in it is not reached; a new entry is a decision."""
+_SETTINGS = """[run]
+branch = true
+source = {source}
+data_file = {data}
+parallel = true
+patch = _exit, execv, fork, subprocess
+"""
+"""Processes that a test forks or starts count as well."""
 _AT_ONCE = 2
 _SHOWN = 12
 
@@ -53,14 +61,14 @@ def _measure(package: str) -> tuple[str, dict[str, Any], str]:
     """The package's modules as coverage.py reports them, and pytest's last line when its tests fail."""
     tests = [test for test in (f"tests/unit/{package}", *ALSO.get(package, ())) if (ROOT / test).exists()]
     with tempfile.TemporaryDirectory() as folder:
-        data, report = f"{folder}/data", Path(folder) / "report.json"
+        settings, report = Path(folder) / "settings", Path(folder) / "report.json"
+        settings.write_text(_SETTINGS.format(source=SOURCE / package, data=f"{folder}/data"))
+        Path(folder).chmod(0o777)  # a child that has become somebody else writes here too
         coverage = [sys.executable, "-m", "coverage"]
-        run = [*coverage, "run", "--branch", f"--data-file={data}", f"--source={SOURCE / package}", "-m", "pytest"]
-        done = subprocess.run(
-            [*run, "-p", "no:cacheprovider", *tests], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        asked = [*coverage, "json", "-q", f"--data-file={data}", "-o", str(report)]
-        subprocess.run(asked, cwd=ROOT, capture_output=True, check=False)
+        run = [*coverage, "run", f"--rcfile={settings}", "-m", "pytest", "-p", "no:cacheprovider", *tests]
+        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+        for step in (["combine"], ["json", "-o", str(report)]):
+            subprocess.run([*coverage, *step, "-q", f"--rcfile={settings}"], cwd=ROOT, capture_output=True, check=False)
         files = json.loads(report.read_text())["files"] if tests and report.exists() else {}
     failure = "" if done.returncode == 0 else (done.stdout.strip().splitlines() or ["no tests"])[-1]
     return package, files, failure if tests else "there are none"
