@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _CONNECT = re.compile(rb"CONNECT ([!-~]+) HTTP/1\.[01]\Z")
-_ABSOLUTE = re.compile(rb"[A-Z]{1,16} http://([^/?#\s@]+)(?:[/?#][!-~]*)? HTTP/1\.[01]\Z")
+_ABSOLUTE = re.compile(rb"[A-Z]{1,16} http://([!\"$-.0->A-~]+)(?:[/?#][!-~]*)? HTTP/1\.[01]\Z")
 _PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
 
 

@@ -77,3 +77,13 @@ def test_a_peer_that_has_left_does_not_make_a_whole_message_fail(pair) -> None: 
     with leaving:
         wire.send(leaving, {"op": "x"}, [fd])
     os.close(fd)
+
+
+def test_only_descriptors_are_taken_for_descriptors(pair) -> None:  # type: ignore[no-untyped-def]
+    """A socket may also deliver who the sender is (unix(7)), and those numbers open nothing here."""
+    a, b = pair
+    wire.send(a, {"op": "x"})
+    assert wire.receive(b) == ({"op": "x"}, [])
+    b.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    wire.send(a, {"op": "y"})
+    assert wire.receive(b) == ({"op": "y"}, [])

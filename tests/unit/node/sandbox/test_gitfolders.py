@@ -96,6 +96,15 @@ def test_links_are_watched(tmp_path: Path) -> None:
     assert masks(root)[".git/config"][0] == "watch"
 
 
+def test_the_rest_of_a_rebase_is_watched(tmp_path: Path) -> None:
+    """git has to write it, and would execute what stands in it."""
+    root = repository(tmp_path / "r")
+    assert f".git/{gitfolders.REBASE_STEPS}" not in masks(root)
+    (root / ".git" / "rebase-merge").mkdir()
+    (root / ".git" / gitfolders.REBASE_STEPS).write_text("exec make\n")
+    assert masks(root)[f".git/{gitfolders.REBASE_STEPS}"] == ("watch", b"", False)
+
+
 def test_working_trees_and_submodules(tmp_path: Path) -> None:
     root = repository(tmp_path / "r")
     git(root, "worktree", "add", "-q", "w")

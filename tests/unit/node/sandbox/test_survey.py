@@ -205,3 +205,11 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "ws" / "l").symlink_to("../outside")
     found = look(tmp_path / "ws")
     assert not found.secrets and not found.runs
+
+
+def test_names_that_only_some_file_systems_tell_apart_count_as_well(tmp_path: Path) -> None:
+    """A character that nobody sees, and dots and spaces at the end; a name that is really another stays one."""
+    make(tmp_path, "a/server.ke\u200cy", "b/server.key.", "c/server.KEY ", "d/server.kéy", "e/.vscode./", "f/.vscodé/")
+    found = look(tmp_path)
+    assert sorted(path for path, _ in found.secrets) == ["a/server.ke\u200cy", "b/server.key.", "c/server.KEY "]
+    assert found.runs == ["e/.vscode."]
