@@ -82,9 +82,23 @@ def test_what_is_not_for_a_proxy_is_malformed(first: bytes) -> None:
     assert code(first + b"\r\n\r\n") == "request-malformed"
 
 
-UNREACHED = """evil.test:443 api.forge.test:22 api.forge.test:0 api.forge.test:0443 api.forge.test:443443443
-api.forge.test:+443 api.forge.test: api.forge.test docs.test:80:443 [::1]:443 127.0.0.1:443 api_forge:443 :443 *:443
-a..b:443""".split()
+UNREACHED = [
+    "evil.test:443",
+    "api.forge.test:22",
+    "api.forge.test:0",
+    "api.forge.test:0443",
+    "api.forge.test:443443443",
+    "api.forge.test:+443",
+    "api.forge.test:",
+    "api.forge.test",
+    "docs.test:80:443",
+    "[::1]:443",
+    "127.0.0.1:443",
+    "api_forge:443",
+    ":443",
+    "*:443",
+    "a..b:443",
+]
 
 
 @pytest.mark.parametrize("target", UNREACHED)
