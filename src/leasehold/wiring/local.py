@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leasehold.broker.audit.log import AuditLog
-from leasehold.broker.audit.model import Event, Outcome, Record
+from leasehold.broker.audit.model import Event, Outcome
 from leasehold.broker.audit.query import Filter
 from leasehold.broker.identity.peer import Peer, peer_of
 from leasehold.broker.lease.service import Leases
@@ -21,15 +21,17 @@ from leasehold.broker.vault.keys import audit_key, master_key
 from leasehold.broker.vault.references import resolve as resolve_reference
 from leasehold.broker.vault.store import Vault
 from leasehold.core.config import read_operator
-from leasehold.core.errors import EgressError, LeaseholdError, UsageError
+from leasehold.core.errors import AuditError, EgressError, LeaseholdError, UsageError
 from leasehold.core.secret import Secret
 from leasehold.node.egress.process import EnvoyProcess
 from leasehold.node.guard import handback
 from leasehold.wiring.connection import Connection
+from leasehold.wiring.following import follow, tail
 from leasehold.wiring.plans import plan_task
 from leasehold.wiring.tasks import Task, Tasks
 
 _REFRESH_S = 30.0
+_EXPIRE_S = 1.0
 _RESTART_WAIT_S = 0.2
 _COUNTER = re.compile(r"^http\.(?P<task>[a-z0-9]+)\.downstream_rq_total: (?P<count>\d+)$", re.MULTILINE)
 
@@ -76,7 +78,8 @@ class Daemon:
         await self._egress.serve(self._broker_socket)
         await self._envoy.start()
         self._spawn(self._keep_envoy())
-        self._spawn(self._keep_time())
+        self._spawn(every(_EXPIRE_S, self._expire))
+        self._spawn(every(_REFRESH_S, self._egress.refresh))
 
     async def stop(self) -> None:
         """End every task and Envoy; close the audit log. Clients are told by the end of the process."""
@@ -255,11 +258,14 @@ class Daemon:
                 print(f"Envoy does not start again: {e}", file=sys.stderr)
                 self.stopping.set()
 
-    async def _keep_time(self) -> None:
-        """Expired leases stop; addresses of live upstreams are looked up again."""
-        while True:
-            await asyncio.sleep(_REFRESH_S)
-            await self._egress.refresh()
+    async def _expire(self) -> None:
+        """Leases that are over end, within a second. A timer of each would stand still while the machine sleeps."""
+        try:
+            self._tasks.expire()
+        except AuditError as e:
+            # What cannot be recorded does not go on: the end of the daemon is the end of all access.
+            print(f"the end of a lease was not recorded: {e.message}", file=sys.stderr)
+            self.stopping.set()
 
     async def _secret_set(self, message: dict[str, Any]) -> Answer:
         name = str(message["name"])
@@ -301,30 +307,8 @@ class Daemon:
         return report.as_dict()
 
     async def _audit_tail(self, connection: Connection, message: dict[str, Any]) -> None:
-        """The last records, then (``follow``) each new one until the client leaves."""
-        loop = asyncio.get_running_loop()
-        fresh: asyncio.Queue[Record] = asyncio.Queue()
-
-        def listener(record: Record) -> None:
-            loop.call_soon_threadsafe(fresh.put_nowait, record)
-
-        follow = bool(message.get("follow"))
-        last = self._audit.tail(int(message.get("count", 20)), listener if follow else None)
-        try:
-            for record in last:
-                await connection.send({"record": record.as_dict()})
-            leaving = asyncio.create_task(connection.receive())
-            while follow and not leaving.done():
-                coming = asyncio.create_task(fresh.get())
-                await asyncio.wait({coming, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                if coming.done():
-                    await connection.send({"record": coming.result().as_dict()})
-                else:
-                    coming.cancel()
-            leaving.cancel()
-        finally:
-            if follow:
-                self._audit.untail(listener)
+        send = follow if message.get("follow") else tail
+        await send(self._audit, connection, int(message.get("count", 20)))
 
     async def _status(self, _message: dict[str, Any]) -> Answer:
         return {
@@ -343,6 +327,16 @@ class Daemon:
     async def _stop_asked(self, _message: dict[str, Any]) -> Answer:
         self.stopping.set()
         return {"pid": os.getpid()}
+
+
+async def every(pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do it again and again, for ever. What Envoy does not take is said, and tried again."""
+    while True:
+        await asyncio.sleep(pause_s)
+        try:
+            await work()
+        except EgressError as e:
+            print(f"Envoy was not brought up to date: {e.message}", file=sys.stderr)
 
 
 def _closed(fd: int) -> bool:

@@ -19,15 +19,15 @@ from leasehold.broker.audit.rules import redact_target
 from leasehold.broker.lease.model import Refusal
 from leasehold.broker.lease.service import Leases
 from leasehold.core.errors import GrantRefused
-from leasehold.core.model import Rule, TaskPlan
+from leasehold.core.model import Credential, Rule, TaskPlan
 from leasehold.core.secret import Secret
 from leasehold.node.egress.certificates import CompartmentCA
 from leasehold.node.egress.model import Denied, Leaf, Listen, Released, Upstream, upstreams
 from leasehold.node.egress.ports import Use
 from leasehold.node.egress.replies import describe
 from leasehold.node.egress.scrub import secret_header_value
-from leasehold.node.egress.service import Egress
 from leasehold.node.guard.canaries import new_canary
+from leasehold.wiring.expiring import ExpiringEgress
 from leasehold.wiring.resolver import resolve
 
 _REASONS = {
@@ -35,6 +35,7 @@ _REASONS = {
     "deny: host": "this host may not be reached like this",
     "deny: override": "a header changes the method or the path",
     "connection: unknown name": "not a known host: allow it under [hosts]",
+    "closed": "the credential's time in the task was over (max_ttl)",
 }
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 _SYNTHETIC = ipaddress.ip_address("198.18.0.2")
@@ -56,6 +57,7 @@ class Task:
     canaries: dict[str, str] = field(default_factory=dict)
     used: Counter[str] = field(default_factory=Counter)
     first_use: dict[str, float] = field(default_factory=dict)
+    expired: dict[str, float] = field(default_factory=dict)
     denied: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     end_reason: str = ""
@@ -73,7 +75,7 @@ class Tasks:
         self._leases = leases
         self._clock = clock
         self._counter = counter
-        self.egress = Egress(self, self)
+        self.egress = ExpiringEgress(self, self)
         self.open_tasks: dict[str, Task] = {}
         self._closing: dict[str, Task] = {}
 
@@ -135,8 +137,8 @@ class Tasks:
         leases = self._leases.close(task.id)
         if task.netns_fd is not None:
             os.close(task.netns_fd)
-        for path in (*task.sockets.values(), self._namespace_path(task)):
-            Path(path).unlink(missing_ok=True)
+        for path in (*map(Path, task.sockets.values()), self._namespace_path(task)):
+            path.unlink(missing_ok=True)
         await self._reconcile(task, total)
         del self._closing[task.id]
         summary = self._summary(task, [lease.credential for lease in leases], exit_code)
@@ -151,6 +153,17 @@ class Tasks:
         )
         return summary
 
+    def expire(self) -> None:
+        """Step 9 for what ends before its task: cut first, then record. ``AuditError`` when it cannot be recorded."""
+        now = self._clock()
+        for lease in self._leases.expired(now):
+            task = self.open_tasks.get(lease.task)
+            if task is None:
+                continue  # it is being closed
+            self.egress.end(task.id, lease.credential)
+            task.expired[lease.credential] = now
+            self._leases.end(lease, _credential(task, lease.credential))
+
     async def first_use(self, task: str, upstream: Upstream) -> Released | Denied:
         """Step 6, for :class:`~leasehold.node.egress.ports.Authority`."""
         found = self.open_tasks.get(task)
@@ -158,7 +171,7 @@ class Tasks:
             return Denied(code="access-ended", message="The task has ended.", hint="Start a new one.")
         secret: Secret | None = None
         if upstream.credential is not None:
-            credential = next(c for c in found.plan.credentials if c.name == upstream.credential)
+            credential = _credential(found, upstream.credential)
             answer = await self._leases.first_use(task, credential)
             if isinstance(answer, Refusal):
                 return Denied(code=answer.code, message=answer.message, hint=answer.hint)
@@ -195,7 +208,7 @@ class Tasks:
             if upstream is not None and not use.reason:
                 task.used[upstream.credential or upstream.destination.host] += use.count
             else:
-                reason = _REASONS.get(use.reason, use.reason)
+                reason = _REASONS.get(use.reason) or _REASONS.get(use.reason.partition(":")[0], use.reason)
                 task.denied[(use.method, use.host, redact_target(use.target), reason)] += use.count
 
     def look_for_canaries(self, task: str, host: str, text: str, count: int) -> None:
@@ -305,7 +318,7 @@ class Tasks:
                     "name": c.name,
                     "requests": task.used[c.name],
                     "first_use": task.first_use.get(c.name),
-                    "ended": now,
+                    "ended": task.expired.get(c.name, now),
                     "revocability": "stops-being-injected" if c.name in leased else "never-issued",
                 }
                 for c in task.plan.credentials
@@ -320,6 +333,10 @@ class Tasks:
             "alarm": task.alarm,
             "secrets_exposed": 0,
         }
+
+
+def _credential(task: Task, name: str) -> Credential:
+    return next(credential for credential in task.plan.credentials if credential.name == name)
 
 
 def _rules(plan: TaskPlan) -> list[tuple[str | None, Rule]]:
