@@ -49,7 +49,8 @@ def test_the_format_has_a_field_for_each_that_is_read() -> None:
 
 
 def test_alike_uses_are_one_with_a_count_and_each_is_counted() -> None:
-    sink, cut = Sink(), []
+    sink = Sink()
+    cut: list[str] = []
     log = UsageLog(sink, cut.append)
     log.take([line(at="5.000"), line("deny/rule", "-", status="403"), line(at="9.000")])
     first, second = sink.uses
