@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -64,7 +65,7 @@ def _try(path: str) -> socket.socket | None:
     return sock
 
 
-def _start(path: str) -> socket.socket | None:
+def _start(path: str) -> socket.socket:
     """Start the daemon and wait on a pipe until it listens: no polling, and its failure is heard at once."""
     runtime_dir()
     ready, told = os.pipe()
@@ -82,6 +83,15 @@ def _start(path: str) -> socket.socket | None:
         said = pipe.read()
     sock = _try(path)
     if sock is None:
-        reason = said.decode(errors="replace").strip() or "it ended without a word"
-        raise BrokerError(f"the broker did not start: {reason}", hint=f"its log is in {state_dir()}/daemon.log")
+        raise _reason(said)
     return sock
+
+
+def _reason(said: bytes) -> LeaseholdError:
+    """Why the daemon did not start: its own error, under its own code, when it could tell."""
+    try:
+        return RemoteError(**json.loads(said))
+    except (ValueError, TypeError):
+        pass
+    where = f"its log is in {state_dir()}/daemon.log"
+    return BrokerError("the broker did not start: it ended without a word", hint=where)

@@ -10,12 +10,14 @@ import argparse
 import asyncio
 import ctypes
 import fcntl
+import json
 import os
 import resource
 import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,6 +26,8 @@ from leasehold.core.limits import LIMITS
 from leasehold.core.locations import runtime_dir, socket_path, state_dir
 
 if TYPE_CHECKING:
+    from io import FileIO
+
     from leasehold.wiring.local import Daemon
 
 _PR_SET_DUMPABLE = 4
@@ -31,13 +35,13 @@ _BACKLOG = 512
 
 
 def main() -> int:
-    """Run until idle, told to stop, or killed. Says one line on ``--ready-fd`` only when it could not start."""
+    """Run until idle, told to stop, or killed. On ``--ready-fd`` it says, as JSON, only why it could not start."""
     parser = argparse.ArgumentParser(prog="leasehold-daemon", allow_abbrev=False)
     parser.add_argument("--ready-fd", type=int, required=True)
-    ready = parser.parse_args().ready_fd
-    os.set_inheritable(ready, False)
-    _harden()
+    ready = os.fdopen(parser.parse_args().ready_fd, "wb", buffering=0)
+    os.set_inheritable(ready.fileno(), False)
     try:
+        _harden()
         lock = _lock(runtime_dir() / "broker.lock")
         if lock is None:
             _wait_for_the_other(str(socket_path()))
@@ -45,9 +49,10 @@ def main() -> int:
         asyncio.run(_run(ready))
     except LeaseholdError as e:
         print(f"error: {e.code}: {e.message}\nhint: {e.hint}", file=sys.stderr)
-        # The starter may have gone: then the log is all there is.
-        with os.fdopen(ready, "wb") as pipe:
-            pipe.write(f"{e.message} ({e.hint})".encode())
+        if not ready.closed:
+            # The starter may have gone: then the log is all there is.
+            with suppress(BrokenPipeError), ready:
+                ready.write(json.dumps(e.as_dict()).encode())
         return 1
 
 
@@ -91,7 +96,7 @@ def _listen(path: Path) -> socket.socket:
     return sock
 
 
-async def _run(ready: int) -> NoReturn:
+async def _run(ready: FileIO) -> NoReturn:
     from leasehold.wiring.local import Daemon
 
     loop = asyncio.get_running_loop()
@@ -102,7 +107,7 @@ async def _run(ready: int) -> NoReturn:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stopping.set)
         accepting = asyncio.create_task(_accept(sock, daemon))
-        os.close(ready)
+        ready.close()
         idle = asyncio.create_task(daemon.idle(LIMITS.idle_exit_s))
         stopping = asyncio.create_task(daemon.stopping.wait())
         await asyncio.wait({accepting, idle, stopping}, return_when=asyncio.FIRST_COMPLETED)
