@@ -19,7 +19,15 @@ SOURCE = ROOT / "src" / "leasehold"
 PACKAGES = ("core", "inside", "node/egress", "node/guard", "node/sandbox", *(f"broker/{name}" for name in (
     "audit", "identity", "lease", "policy", "vault",
 )))  # fmt: skip
-ALSO: dict[str, tuple[str, ...]] = {}
+ALSO: dict[str, tuple[str, ...]] = {
+    "inside": ("tests/integration/test_network.py",),
+    "node/sandbox": (
+        "tests/integration/test_jail_launch.py",
+        "tests/integration/test_launch.py",
+        "tests/integration/test_network.py",
+        "tests/integration/test_workspace_parts.py",
+    ),
+}
 """Package to further tests that are its own: what can only be tried with real namespaces and processes."""
 EXEMPT: dict[str, str] = {}
 """Module to the reason why something in it is not reached; a new entry is a decision."""

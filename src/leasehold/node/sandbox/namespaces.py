@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 24, 38, 47
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 24, 38, 47
 _AMBIENT_CLEAR_ALL = 4
-_CAPABILITIES = 64
 _CAP_VERSION_3 = 0x20080522
 _ANSWER_TIMEOUT_S = 20.0
 _MESSAGE_MAX = 1 << 20
+_REASON_MAX = 8192
 _HINT = "`leasehold doctor` says what this machine lacks"
 
 
@@ -96,16 +96,13 @@ def create() -> Network:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     launcher = os.getpid()
     root = os.geteuid() == 0
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        _gate(its, launcher, root=root)
+    pid = os.fork() or _gate(ours, its, launcher, root=root)
     its.close()
     ours.settimeout(_ANSWER_TIMEOUT_S)
     fds: list[int] = []
     try:
-        message, fds, _, _ = socket.recv_fds(ours, 4096, 2)
-        reason = message.decode(errors="replace") if message != b"ok" else ""
+        message, fds, _, _ = socket.recv_fds(ours, _REASON_MAX, 2)
+        reason = json.loads(message)["error"] if message not in (b"ok", b"") else ""
     except OSError as e:
         reason = str(e)
     if reason or len(fds) != (1 if root else 2):
@@ -125,18 +122,19 @@ def drop_privileges() -> None:
     import ctypes
 
     libc = _libc()
-    for number in range(_CAPABILITIES):
-        if libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
-            break  # one that this kernel does not have
+    number = 0
+    while libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:  # up to the first that this kernel does not have
+        number += 1
     _check(libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL, 0, 0, 0), "prctl")
     header = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
     _check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
 
 
-def _gate(control: socket.socket, launcher: int, *, root: bool) -> NoReturn:
-    """The gate's whole life, in the forked child."""
+def _gate(launchers: socket.socket, control: socket.socket, launcher: int, *, root: bool) -> NoReturn:
+    """The gate's whole life, in the forked child; ``launchers`` is the other end of ``control``."""
     try:
+        launchers.close()
         _confine(control, launcher, root=root)
         from leasehold.inside.gate import Gate
 
