@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from leasehold.core.errors import SandboxError
-from leasehold.core.model import SandboxSettings
 from leasehold.node.guard.handback import begin, finish
 from leasehold.node.sandbox.beneath import Folder
 from leasehold.node.sandbox.gitfolders import outside
@@ -121,7 +120,7 @@ def test_what_a_user_cannot_look_into_is_hidden(ordinary_user: Person) -> None:
         make(folder, "closed/.env", ".git/hooks/x", ".env", "notes")
         os.link(folder / ".env", folder / "again")
         (folder / "closed").chmod(0)
-        masks = {m.path: m for m in workspace_masks(str(folder), SandboxSettings(), lambda prefix: prefix)}
+        masks = {m.path: m for m in workspace_masks(str(folder), lambda prefix: prefix)}
         assert masks["closed"].kind == "empty-dir" and masks["again"].kind == "ro-data"
         state = folder.with_name(f"{folder.name}-state")
         os.seteuid(0)
@@ -167,7 +166,7 @@ def test_f1_a_swapped_folder_leads_nobody_outside(tmp_path: Path) -> None:
         try:
             until = time.monotonic() + 3
             while time.monotonic() < until:
-                for mask in workspace_masks(str(tmp_path / "ws"), SandboxSettings(), lambda prefix: prefix):
+                for mask in workspace_masks(str(tmp_path / "ws"), lambda prefix: prefix):
                     assert not mask.path.startswith(("a/.git", "a/.vscode", "b/.git", "b/.vscode"))
         finally:
             swapping.kill()

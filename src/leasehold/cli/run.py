@@ -120,18 +120,15 @@ def real_parts() -> Parts:
 def load() -> None:
     """Import what the start needs, so that it costs no time when it comes to that."""
     from leasehold.cli import summary  # noqa: F401  imported again where it is used, as all of these
-    from leasehold.core import model  # noqa: F401
     from leasehold.node.guard import canaries  # noqa: F401
     from leasehold.node.sandbox import launch, prepare, protected, seccomp, terminal  # noqa: F401
 
 
 def _masks(workspace: str, sandbox: Mapping[str, Any]) -> Sequence[Mask]:
-    from leasehold.core.model import SandboxSettings
     from leasehold.node.guard.canaries import new_canary
     from leasehold.node.sandbox.protected import workspace_masks
 
-    settings = SandboxSettings(hide=tuple(sandbox["hide"]), read_only=tuple(sandbox["read_only"]))
-    return workspace_masks(workspace, settings, new_canary)
+    return workspace_masks(workspace, new_canary, hide=sandbox["hide"], read_only=sandbox["read_only"])
 
 
 class Run:

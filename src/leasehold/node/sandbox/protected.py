@@ -17,9 +17,7 @@ from leasehold.node.sandbox.survey import FOLDER, Survey, same_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from leasehold.core.model import SandboxSettings
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["Mask", "describe", "workspace_masks"]
 
@@ -28,18 +26,19 @@ _HOOKS_MAX = 500
 _INCLUDES_MAX = 8
 
 
-def workspace_masks(workspace: str, settings: SandboxSettings, canary: Callable[[str], str]) -> list[Mask]:
+def workspace_masks(
+    workspace: str, canary: Callable[[str], str], *, hide: Sequence[str] = (), read_only: Sequence[str] = ()
+) -> list[Mask]:
     """Everything to lay over ``workspace`` (absolute, canonical), outer things before inner ones.
 
-    ``canary``: a placeholder that begins with the given prefix. ``SandboxError`` for what cannot be protected,
-    ``ConfigError`` for a pattern that is none.
+    ``canary``: a placeholder that begins with the given prefix. ``hide``, ``read_only``: the configuration's patterns.
+    ``SandboxError`` for what cannot be protected, ``ConfigError`` for a pattern that is none.
     """
-    hide = [compile_pattern(text) for text in settings.hide]
-    read_only = [compile_pattern(text) for text in settings.read_only]
+    hidden, kept = [compile_pattern(text) for text in hide], [compile_pattern(text) for text in read_only]
     with Folder(workspace) as folder:
         masks = _Masks(folder, canary)
-        found = Survey(folder, hide=hide, read_only=read_only)
-        masks.patterns(found, [(p.literal, HIDDEN) for p in hide] + [(p.literal, READ_ONLY) for p in read_only])
+        found = Survey(folder, hide=hidden, read_only=kept)
+        masks.patterns(found, [(p.literal, HIDDEN) for p in hidden] + [(p.literal, READ_ONLY) for p in kept])
         masks.git(found)
         masks.runs(found)
         masks.installed(found)

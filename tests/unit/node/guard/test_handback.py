@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from leasehold.core.errors import SandboxError
-from leasehold.core.model import SandboxSettings
 from leasehold.node.guard import handback, journal, neutralise
 from leasehold.node.guard.handback import HandbackReport, Journal, begin, finish, recover, remove_tree
 from leasehold.node.sandbox.protected import Mask, workspace_masks
@@ -43,7 +42,7 @@ class Place:
                 place.write_text(text)
 
     def masks(self, workspace: Path | None = None) -> list[Mask]:
-        return workspace_masks(str(workspace or self.ws), SandboxSettings(), lambda prefix: prefix)
+        return workspace_masks(str(workspace or self.ws), lambda prefix: prefix)
 
     def start(self, task: str = "t1", masks: Sequence[Mask] | None = None) -> Journal:
         return begin(str(self.state), task, str(self.ws), self.masks() if masks is None else masks)

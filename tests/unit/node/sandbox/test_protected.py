@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from leasehold.core.errors import ConfigError, SandboxError
-from leasehold.core.model import SandboxSettings
 from leasehold.node.sandbox import gitfolders, protected, runnable
 from leasehold.node.sandbox.beneath import Folder
 from leasehold.node.sandbox.protected import Mask, describe, workspace_masks
@@ -28,7 +27,7 @@ def make(root: Path, *paths: str, text: str = "x") -> None:
 
 
 def masks(root: Path, **settings: tuple[str, ...]) -> dict[str, Mask]:
-    found = workspace_masks(str(root), SandboxSettings(**settings), lambda prefix: f"{prefix}CANARY")
+    found = workspace_masks(str(root), lambda prefix: f"{prefix}CANARY", **settings)
     assert len({mask.path for mask in found}) == len(found)
     return {mask.path: mask for mask in found}
 
@@ -233,7 +232,7 @@ def test_a_linked_working_tree_needs_its_repository(tmp_path: Path) -> None:
     for arguments in (["init", "-q", "main"], ["-C", "main", "commit", "-q", "--allow-empty", "-m", "x"],
                       ["-C", "main", "worktree", "add", "-q", "../tree"]):  # fmt: skip
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    found = workspace_masks(str(tree), SandboxSettings(), lambda prefix: prefix)
+    found = workspace_masks(str(tree), lambda prefix: prefix)
     assert found[0] == Mask(path=f"{main}/.git", kind="rw-bind", why="git")
     assert Mask(path=f"{main}/.git/config", kind="ro-bind", why="git") in found
     assert Mask(path=".git", kind="ro-bind", why="git") in found
