@@ -2,84 +2,64 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import socket
-import threading
+import http.client
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from leasehold.core import wire
+from benchmarks.contenders import HOST
+from servers.compartments import Compartment
 
 if TYPE_CHECKING:
     from benchmarks.product import Product
 
-_CLONE_NEWNET = 0x40000000
-
-
-def namespace() -> int:
-    """A descriptor of a new network namespace; a thread makes it, so that this process stays where it is."""
-    found: list[int] = []
-
-    def make() -> None:
-        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) == 0:
-            found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    if not found:
-        raise OSError("cannot make a network namespace: run the benchmark as root")
-    return found[0]
-
-
-def open_task(product: Product) -> tuple[socket.socket, dict[str, object], float]:
-    """Open one task as the launcher does; the socket is its life line. Also the seconds that it took."""
-    netns = namespace()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.connect(str(product.workspace.parent / "run" / "leasehold" / "broker.sock"))
-    message = {
-        "op": "task.open",
-        "class": "local",
-        "profile": "generic",
-        "purpose": "bench",
-        "workspace": str(product.workspace),
-        "ttl_s": None,
-        "grants": None,
-        "config": str(product.config),
-        "mode": "netns",
-        "java": False,
-        "command": ["true"],
-    }
-    began = time.perf_counter()
-    wire.send(sock, message, [netns])
-    answer = wire.receive(sock)
-    took = time.perf_counter() - began
-    os.close(netns)
-    if answer is None or "error" in answer[0]:
-        raise RuntimeError(f"task.open: {answer}")
-    return sock, answer[0], took
+_CUT_S = 10.0
 
 
 def thousand(product: Product, count: int) -> dict[str, float]:
-    """Open ``count`` compartments with one credential each; close them all at the end."""
+    """Open ``count`` compartments with one credential each, use each, end one, use the others; then end them all."""
     product.run("true")
-    held, times = [], []
+    broker = product.workspace.parent / "run" / "leasehold" / "broker.sock"
     base = product.envoy_mb()
-    try:
-        for _ in range(count):
-            sock, _, took = open_task(product)
-            held.append(sock)
-            times.append(took)
-        grown = product.envoy_mb() - base
-    finally:
-        for sock in held:
-            sock.close()
+    with ExitStack() as stack:
+        many = [stack.enter_context(Compartment(broker, product.config, product.workspace)) for _ in range(count)]
+        opened = product.envoy_mb()
+        began = time.perf_counter()
+        for compartment in many:
+            _use(compartment)
+        used_s = time.perf_counter() - began
+        connected = product.envoy_mb()
+        cut_s = _end(many[count // 2])
+        for compartment in many:
+            if compartment is not many[count // 2]:
+                _use(compartment)  # over the connection that it had
+    times = [compartment.opened_s for compartment in many]
     early, late = sorted(times[5:15])[5], sorted(times[-10:])[5]
     return {
         "compartments": float(count),
-        "compartment_mb": grown / count,
+        "compartment_mb": (opened - base) / count,
+        "compartment_connected_mb": (connected - base) / count,
         "compartment_10th_ms": early * 1000,
         "compartment_1000th_ms": late * 1000,
         "compartment_1000th_vs_10th": late / early,
+        "compartment_first_use_ms": used_s / count * 1000,
+        "compartment_end_ms": cut_s * 1000,
     }
+
+
+def _use(compartment: Compartment) -> None:
+    status, _ = compartment.get(HOST, "/small")
+    if status != 200:
+        raise RuntimeError(f"a compartment's request was answered with {status}")
+
+
+def _end(compartment: Compartment) -> float:
+    """Seconds from a task's end until its open connection is cut."""
+    began = time.perf_counter()
+    compartment.end()
+    while time.perf_counter() - began < _CUT_S:
+        try:
+            compartment.get(HOST, "/small")
+        except (OSError, http.client.HTTPException):
+            return time.perf_counter() - began
+    raise RuntimeError("the connection of an ended task was not cut")
