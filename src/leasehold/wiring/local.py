@@ -162,14 +162,13 @@ class Daemon:
         except LeaseholdError as e:
             await connection.send({"error": e.as_dict()})
         finally:
-            if task is None:
-                if netns is not None and not _closed(netns):
-                    os.close(netns)
-            else:
+            if task is not None:
                 await self._tasks.close(task, reason="the launcher ended", exit_code=None)
                 self._peers.pop(task.id, None)
                 for report in handback.recover(self._state, task=task.id):
                     self._audit.append(Event.HANDBACK_FOUND, outcome=Outcome.DONE, task=task.id, found=report.lines())
+            if netns is not None:
+                os.close(netns)
 
     async def _attend(self, connection: Connection, task: Task) -> None:
         """Wait for the launcher's word, the deadline or the end of access, whichever is first."""
@@ -337,14 +336,6 @@ async def every(pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except EgressError as e:
             print(f"Envoy was not brought up to date: {e.message}", file=sys.stderr)
-
-
-def _closed(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return True
-    return False
 
 
 def _variable_of(peer: Peer, name: str) -> str | None:

@@ -80,7 +80,10 @@ class Tasks:
         self._closing: dict[str, Task] = {}
 
     async def open(self, plan: TaskPlan, *, uid: int, netns_fd: int | None, java: bool) -> tuple[Task, dict[str, Any]]:
-        """Steps 2 and 4: the task is recorded, its snapshot is built and acknowledged. Returns it and the reply."""
+        """Steps 2 and 4: the task is recorded, its snapshot is built and acknowledged. Returns it and the reply.
+
+        ``netns_fd`` stays the caller's, who keeps it open until the task is closed.
+        """
         now = self._clock()
         rules = _rules(plan)
         ports = _ports(rule for _, rule in rules)
@@ -135,8 +138,6 @@ class Tasks:
         total = await self._counter(task.id)
         self.egress.close(task.id)
         leases = self._leases.close(task.id)
-        if task.netns_fd is not None:
-            os.close(task.netns_fd)
         for path in (*map(Path, task.sockets.values()), self._namespace_path(task)):
             path.unlink(missing_ok=True)
         await self._reconcile(task, total)

@@ -50,6 +50,7 @@ class Reader:
         await asyncio.wait_for(self.serving, 5)
 
     def close(self) -> None:
+        self.connection.close()
         self._near.close()
 
 
