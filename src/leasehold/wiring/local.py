@@ -117,16 +117,12 @@ class Daemon:
             peer = peer_of(client, os.getuid())
             while (received := await connection.receive()) is not None:
                 message, fds = received
-                operation = message.get("op")
-                if operation == "task.open":
-                    await self._task(connection, peer, message, fds)
-                    return
-                for fd in fds:
-                    os.close(fd)
-                if operation == "audit.tail":
-                    await self._audit_tail(connection, message)
-                    return
-                await connection.send(await self._answer(self._operations.get(str(operation)), message))
+                try:
+                    if not await self._asked(connection, peer, message, fds):
+                        return
+                finally:
+                    for fd in fds:
+                        os.close(fd)
         except LeaseholdError as e:
             await connection.send({"error": e.as_dict()})
         except (ValueError, KeyError, TypeError) as e:
@@ -135,6 +131,18 @@ class Daemon:
             connection.close()
             self._clients -= 1
             self._changed.set()
+
+    async def _asked(self, connection: Connection, peer: Peer, message: dict[str, Any], fds: list[int]) -> bool:
+        """Do what one message asks for; False when it was the connection's last. ``fds`` stay the caller's."""
+        operation = message.get("op")
+        if operation == "task.open":
+            await self._task(connection, peer, message, fds)
+        elif operation == "audit.tail":
+            await self._audit_tail(connection, message)
+        else:
+            await connection.send(await self._answer(self._operations.get(str(operation)), message))
+            return True
+        return False
 
     async def _answer(self, operation: Any, message: dict[str, Any]) -> Answer:
         if operation is None:
@@ -148,8 +156,6 @@ class Daemon:
     async def _task(self, connection: Connection, peer: Peer, message: dict[str, Any], fds: list[int]) -> None:
         """One launcher: its connection is the task's life line."""
         netns = fds[0] if message["mode"] == "netns" and fds else None
-        for fd in fds[1:] if netns is not None else fds:
-            os.close(fd)
         task: Task | None = None
         try:
             if message["mode"] == "netns" and netns is None:
@@ -167,8 +173,6 @@ class Daemon:
                 self._peers.pop(task.id, None)
                 for report in handback.recover(self._state, task=task.id):
                     self._audit.append(Event.HANDBACK_FOUND, outcome=Outcome.DONE, task=task.id, found=report.lines())
-            if netns is not None:
-                os.close(netns)
 
     async def _attend(self, connection: Connection, task: Task) -> None:
         """Wait for the launcher's word, the deadline or the end of access, whichever is first."""

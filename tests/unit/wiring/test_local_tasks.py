@@ -124,7 +124,7 @@ def test_an_end_that_cannot_be_recorded_ends_the_daemon(
 def test_the_network_namespace_is_held_as_long_as_its_task(run: Callable[[Scenario], None], tmp_path: Path) -> None:
     async def scenario(host: Host) -> None:
         fd = a_descriptor(tmp_path)
-        client, reply = await host.open(fd, fd, fd)
+        client, reply = await host.open(fd)
         os.close(fd)
         assert reply["sockets"] == {}
         assert held(tmp_path) == 1
@@ -136,14 +136,19 @@ def test_the_network_namespace_is_held_as_long_as_its_task(run: Callable[[Scenar
     run(scenario)
 
 
-def test_what_comes_without_need_is_closed(run: Callable[[Scenario], None], tmp_path: Path) -> None:
+def test_what_comes_without_need_is_closed_too(run: Callable[[Scenario], None], tmp_path: Path) -> None:
     async def scenario(host: Host) -> None:
         fd = a_descriptor(tmp_path)
-        client, reply = await host.open(fd, mode="relay")
-        client.tell("task.started", fd)
-        os.close(fd)
-        assert await client.next() == {"ok": True}
+        client, reply = await host.open(fd, fd, mode="relay")
         assert len(reply["sockets"]) == 2
+        client.tell("task.started", fd)
+        assert await client.next() == {"ok": True}
+        no_mode = host.client()
+        no_mode.tell("task.open", fd)
+        assert await no_mode.next() is None
+        os.close(fd)
+        await client.ask("task.close", exit_code=0)
+        await host.close()
         assert held(tmp_path) == 0
 
     run(scenario)
