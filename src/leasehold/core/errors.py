@@ -47,6 +47,18 @@ class SecretUnavailable(LeaseholdError):
     code = "secret-unavailable"
 
 
+class IssuerError(LeaseholdError):
+    """A provider refused, failed or did not answer when a credential was created or taken back."""
+
+    code = "issuer-failed"
+
+
+class LedgerError(LeaseholdError):
+    """The ledger of leases cannot be read or written. Nothing is issued without it."""
+
+    code = "ledger-unusable"
+
+
 class AuditError(LeaseholdError):
     """The audit log cannot be written or does not verify. Nothing goes on without it."""
 

@@ -1,0 +1,70 @@
+"""The one interface between leases and providers. Every issuer runs the same contract tests (``tests/contract``)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from leasehold.broker.lease.machine import Revocability
+from leasehold.core.secret import Secret
+
+NAME_PREFIX = "lh_"
+"""What every credential's name at a provider begins with: a sweep takes nothing else for ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be created. Fixed and durable before the provider is asked, so that it can be created or adopted.
+
+    ``name``: at the provider; ``[a-z0-9_]``, at most 32 bytes, begins with ``NAME_PREFIX``. ``secret``: the password or
+    key, where the provider lets us choose it; 32 bytes of ``[A-Za-z0-9]``. ``expires``: Unix seconds; the provider must
+    not let it last longer. ``scope``: what it may do, each a text of the issuer's own language.
+    """
+
+    name: str
+    secret: Secret
+    task: str
+    expires: float
+    scope: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """What was created, as the provider says: read back, not repeated from the order.
+
+    ``material``: what a client needs, by field (``username``, ``password``, ``token`` …); all of it as secrets.
+    """
+
+    material: Mapping[str, Secret]
+    expires: float
+    scope: frozenset[str]
+
+
+class Issuer(Protocol):
+    """Creates and takes back credentials at one provider. Holds the administrative credential, and no state.
+
+    Each method raises ``IssuerError`` when the provider refuses or cannot be reached, and may be called again with the
+    same arguments after a crash at any point.
+    """
+
+    kind: str
+    revocability: Revocability
+
+    async def check(self) -> None:
+        """The provider can be reached, and the administrative credential may do what is needed and no more."""
+
+    async def issue(self, order: Order) -> Issued:
+        """Create it, rights last; adopt what an earlier attempt has left under the same name."""
+
+    async def revoke(self, name: str) -> None:
+        """Take it back, cut what it has open, and read back that it is gone; success when it is not there.
+
+        Where the provider can only let it expire (``TTL_ONLY``), do what can be done, and return.
+        """
+
+    async def find(self) -> Collection[str]:
+        """The names of ours that the provider has, by ``NAME_PREFIX``."""
+
+    async def close(self) -> None:
+        """Close connections; idempotent."""
