@@ -37,7 +37,19 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "unshare": ("util-linux",),
     "useradd": ("passwd",),
 }
-EXTRA: dict[str, dict[str, tuple[str, ...]]] = {"bench": {"wrk": ("wrk",)}, "agents": {"tmux": ("tmux",)}}
+SERVERS: dict[str, tuple[str, ...]] = {
+    "pg_ctlcluster": ("postgresql", "postgresql-client"),
+    "mariadbd": ("mariadb-server",),
+    "redis-server": ("redis-server",),
+    "rabbitmq-server": ("rabbitmq-server",),
+    "sshd": ("openssh-server",),
+}
+EXTRA: dict[str, dict[str, tuple[str, ...]]] = {
+    "test": SERVERS,
+    "bench": {**SERVERS, "wrk": ("wrk",)},
+    "mutate": SERVERS,
+    "agents": {"tmux": ("tmux",)},
+}
 _PLACES = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _NO_SERVICES = Path("/usr/sbin/policy-rc.d")
 _OUTPUT_LINES = 25
