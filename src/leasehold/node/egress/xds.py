@@ -63,7 +63,6 @@ class ResourceServer:
         self._versions = itertools.count(1)
         self._nonces = itertools.count(1)
         self._stream: _Stream | None = None
-        self._acked: dict[Key, str] = {}
         self._waiters: dict[Key, list[tuple[str, asyncio.Future[None]]]] = {}
 
     def update(self, changes: Mapping[Key, Any]) -> list[asyncio.Future[None]]:
@@ -159,10 +158,8 @@ class ResourceServer:
             self._push(type_url, changed=known)
 
     def _on_answer(self, stream: _Stream, request: DeltaDiscoveryRequest) -> None:
+        refused = request.HasField("error_detail")
         for key, version in stream.in_flight.pop(request.response_nonce, {}).items():
-            refused = request.HasField("error_detail")
-            if not refused:
-                self._acked[key] = version
             still = []
             for wanted, future in self._waiters.pop(key, []):
                 if future.done():
@@ -196,7 +193,6 @@ class ResourceServer:
         stream = self._stream
         subscription = stream.types.get(type_url) if stream else None
         for name in removed:
-            self._acked.pop((type_url, name), None)
             for _, future in self._waiters.pop((type_url, name), []):
                 future.cancel()
         if stream is None or subscription is None:
