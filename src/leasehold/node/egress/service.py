@@ -25,6 +25,7 @@ from leasehold.node.egress.usage import UsageLog
 from leasehold.node.egress.xds import Key, ResourceServer
 
 APPLY_TIMEOUT_S = 20.0
+_ENDED = Denied(code="access-ended", message="Access has ended.", hint="Start a new task.")
 
 
 @dataclass(slots=True)
@@ -146,8 +147,9 @@ class Egress:
         """ext_authz: the first requests to an upstream wait here for one decision (step 6)."""
         name = request.attributes.context_extensions.get("upstream", "")
         compartment = self._by_upstream.get(name)
-        if compartment is None:
-            return _answer(Denied(code="access-ended", message="Access has ended.", hint="Start a new task."))
+        # A question may come after the end: it was on its way, or Envoy has not got the new routes yet.
+        if compartment is None or compartment.states[name] is State.CLOSED:
+            return _answer(_ENDED)
         upstream = compartment.upstreams[name]
         if compartment.states[name] is State.LIVE:
             return _answer(compartment.released[name])
@@ -189,6 +191,14 @@ def _handlers(xds: ResourceServer, check: Any, usage: UsageLog) -> tuple[grpc.Ge
     def reply(message: Message) -> bytes:
         return bytes(message.SerializeToString())
 
+    async def answered(request: external_auth_pb2.CheckRequest, context: Any) -> external_auth_pb2.CheckResponse:
+        try:
+            response: external_auth_pb2.CheckResponse = await check(request, context)
+        except asyncio.CancelledError:
+            # The task has ended, or the caller has gone. gRPC answers nothing then, and Envoy would wait on.
+            return _answer(_ENDED)
+        return response
+
     return (
         grpc.method_handlers_generic_handler(
             "envoy.service.discovery.v3.AggregatedDiscoveryService",
@@ -200,7 +210,7 @@ def _handlers(xds: ResourceServer, check: Any, usage: UsageLog) -> tuple[grpc.Ge
         ),
         grpc.method_handlers_generic_handler(
             "envoy.service.auth.v3.Authorization",
-            {"Check": grpc.unary_unary_rpc_method_handler(check, external_auth_pb2.CheckRequest.FromString, reply)},
+            {"Check": grpc.unary_unary_rpc_method_handler(answered, external_auth_pb2.CheckRequest.FromString, reply)},
         ),
         grpc.method_handlers_generic_handler(
             "opentelemetry.proto.collector.logs.v1.LogsService",
