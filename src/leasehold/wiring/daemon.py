@@ -38,22 +38,22 @@ def main() -> int:
     """Run until idle, told to stop, or killed. On ``--ready-fd`` it says, as JSON, only why it could not start."""
     parser = argparse.ArgumentParser(prog="leasehold-daemon", allow_abbrev=False)
     parser.add_argument("--ready-fd", type=int, required=True)
-    ready = os.fdopen(parser.parse_args().ready_fd, "wb", buffering=0)
-    os.set_inheritable(ready.fileno(), False)
-    try:
-        _harden()
-        lock = _lock(runtime_dir() / "broker.lock")
-        if lock is None:
-            _wait_for_the_other(str(socket_path()))
-            return 0
-        asyncio.run(_run(ready))
-    except LeaseholdError as e:
-        print(f"error: {e.code}: {e.message}\nhint: {e.hint}", file=sys.stderr)
-        if not ready.closed:
-            # The starter may have gone: then the log is all there is.
-            with suppress(BrokenPipeError), ready:
-                ready.write(json.dumps(e.as_dict()).encode())
-        return 1
+    with os.fdopen(parser.parse_args().ready_fd, "wb", buffering=0) as ready:
+        os.set_inheritable(ready.fileno(), False)
+        try:
+            _harden()
+            lock = _lock(runtime_dir() / "broker.lock")
+            if lock is None:
+                _wait_for_the_other(str(socket_path()))
+                return 0
+            asyncio.run(_run(ready))
+        except LeaseholdError as e:
+            print(f"error: {e.code}: {e.message}\nhint: {e.hint}", file=sys.stderr)
+            # The starter may have gone, or have heard already that it is ready: then the log is all there is.
+            with suppress(BrokenPipeError):
+                if not ready.closed:
+                    ready.write(json.dumps(e.as_dict()).encode())
+            return 1
 
 
 def _harden() -> None:
