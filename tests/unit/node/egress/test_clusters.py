@@ -79,6 +79,11 @@ def test_a_host_of_plain_http_has_no_tls_and_is_given_no_credential() -> None:
     assert release(plain, ["192.0.2.1"], None, _CA).keys() == {(CLUSTER, plain.name)}
 
 
+def test_it_is_the_scheme_and_not_the_port_that_asks_for_tls() -> None:
+    assert _cluster(one(port=8443)).HasField("transport_socket")
+    assert not _cluster(one(None, host=DOCS, port=443, scheme="http")).HasField("transport_socket")
+
+
 def test_the_secret_is_beside_the_cluster_and_not_in_it() -> None:
     upstream = one()
     found: dict[Key, Any] = release(upstream, ["192.0.2.1"], _VALUE, _CA)
