@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from envoy.config.listener.v3 import listener_pb2
 
 from leasehold.node.egress import clusters
-from leasehold.node.egress.model import Denied, Released, State, Upstream
+from leasehold.node.egress.model import Released, State, Upstream
 from leasehold.node.egress.service import Egress, _Compartment
 from leasehold.node.egress.xds import Key
-
-ENDED = Denied(code="access-ended", message="Access to this endpoint has ended.", hint="Start a new task.")
 
 
 class ExpiringEgress(Egress):
@@ -30,9 +27,8 @@ class ExpiringEgress(Egress):
         for upstream in over:
             compartment.states[upstream.name] = State.CLOSED
             compartment.released.pop(upstream.name, None)
-            opening = compartment.opening.get(upstream.name)
-            if opening is not None:
-                opening.cancel()
+            if upstream.name in compartment.opening:
+                compartment.opening[upstream.name].cancel()  # whoever waits for it is told that access has ended
         tables: dict[Key, Any] = {}
         gone: dict[Key, None] = {}
         for upstream in over:
@@ -42,15 +38,6 @@ class ExpiringEgress(Egress):
         compartment.listeners.update(cut)
         for changes in (tables, cut, gone):
             self._xds.update(changes)
-
-    async def _first_use(self, compartment: _Compartment, upstream: Upstream) -> Released | Denied:
-        """Whoever waits for a decision when the credential ends is told so."""
-        try:
-            return await super()._first_use(compartment, upstream)
-        except asyncio.CancelledError:
-            if compartment.states[upstream.name] is State.CLOSED:
-                return ENDED
-            raise
 
     async def _release(self, compartment: _Compartment, upstream: Upstream, released: Released) -> None:
         """What has ended while Envoy was taking it on stays so."""
