@@ -10,6 +10,8 @@ import pytest
 
 from .host import Host, Scenario
 
+RUNS = "exec setpriv --pdeathsig KILL sleep 600"  # the system's own: it ends with the daemon
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
@@ -37,5 +39,5 @@ def envoy_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
 
-    runs("exec sleep 600")
+    runs(RUNS)
     return runs

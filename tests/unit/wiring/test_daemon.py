@@ -122,6 +122,21 @@ def test_a_signal_ends_it_in_good_order(started: Callable[[], subprocess.Popen[b
     assert [json.loads(line)["event"] for line in log.splitlines()] == ["daemon:started", "daemon:stopped"]
 
 
+def test_an_audit_log_that_breaks_while_it_runs_is_the_end_of_all(
+    started: Callable[[], subprocess.Popen[bytes]],
+) -> None:
+    process = started()
+    status, sock = ask("daemon.status")
+    sock.close()
+    for segment in (state_dir() / "audit").glob("*.jsonl"):
+        with segment.open("a") as file:
+            file.write("not ours\n")
+    process.terminate()
+    assert process.wait(20) == 1
+    assert not socket_path().exists()
+    assert not Path(f"/proc/{status['envoy_pid']}").exists()
+
+
 def test_nobody_of_the_same_user_can_look_into_it(started: Callable[[], subprocess.Popen[bytes]]) -> None:
     process = started()
     owner = Path(f"/proc/{process.pid}/environ").stat().st_uid

@@ -15,6 +15,7 @@ from leasehold.node.guard import handback
 from leasehold.node.sandbox.mask import Mask
 from leasehold.wiring.local import Daemon, every
 
+from .conftest import RUNS
 from .host import Host, Scenario
 
 _STATS = "http.{task}.downstream_rq_total: {count}\r\nhttp.other.downstream_rq_total: 9\r\n"
@@ -84,7 +85,7 @@ def test_an_envoy_that_ends_is_started_again_and_said(
     run: Callable[[Scenario], None], envoy_process: Callable[[str], None], tmp_path: Path
 ) -> None:
     async def scenario(host: Host) -> None:
-        envoy_process(f"test -e {tmp_path}/once && exec sleep 600; : > {tmp_path}/once; exit 3")
+        envoy_process(f"test -e {tmp_path}/once && {RUNS}; : > {tmp_path}/once; exit 3")
         _, reply = await host.open()
         await host.daemon._envoy.start()
         first = host.daemon._envoy.pid
