@@ -20,6 +20,7 @@ signal.pthread_sigmask(signal.SIG_SETMASK, ())
 if TYPE_CHECKING:
     from servers.harness import Leasehold
     from servers.people import Person
+    from servers.postgres import PostgresServer
     from servers.upstreams import Upstreams
 
 
@@ -30,6 +31,16 @@ def upstreams() -> Iterator[Upstreams]:
 
     with Upstreams() as up:
         yield up
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The one PostgreSQL server of the session; a test makes a database of its own in it."""
+    from servers.postgres import PostgresServer
+
+    server = PostgresServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
