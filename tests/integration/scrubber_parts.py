@@ -35,7 +35,7 @@ from integration.scrubber_peers import (
 )
 from leasehold.core.model import Inject, InjectBasic, InjectHeader, InjectQuery
 from leasehold.core.secret import Secret
-from leasehold.node.egress.process import envoy_binary
+from leasehold.node.egress.process import RUNTIME, envoy_binary
 from leasehold.node.egress.scrub import secret_header_value, upstream_filters
 from servers.encodings import ENCODINGS, find
 from servers.process import Child
@@ -184,6 +184,7 @@ def _bootstrap(
     return {
         "node": {"id": "test", "cluster": "test"},
         "admin": {"address": _address(admin)},
+        "layered_runtime": RUNTIME,
         "static_resources": {
             "listeners": [listener],
             "clusters": [_cluster(target, scripts, rotating) for target in targets],

@@ -10,6 +10,7 @@ import pytest
 
 from servers.compartments import Compartment
 from servers.harness import Leasehold
+from servers.upstreams import Upstreams
 
 COUNT = 24
 HOST = "api.forge.test"
@@ -21,6 +22,17 @@ def compartments(leasehold: Leasehold) -> Iterator[list[Compartment]]:
     broker, workspace = leasehold.base / "run" / "leasehold" / "broker.sock", leasehold.workspace()
     with ExitStack() as stack:
         yield [stack.enter_context(Compartment(broker, leasehold.config, workspace)) for _ in range(COUNT)]
+
+
+def test_a_rule_with_a_long_path_works(upstreams: Upstreams) -> None:
+    path = "/v1/" + "a-long-name/" * 60
+    with Leasehold(upstreams, "api") as harness:
+        text = harness.config.read_text()
+        assert '"/v1/**"' in text
+        harness.config.write_text(text.replace('"/v1/**"', f'"{path}*/**"'))
+        for host_path, status in ((f"{path}x/y", "200"), ("/v1/me", "403")):
+            command = ("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"https://{HOST}{host_path}")
+            assert harness.run(*command).stdout == status
 
 
 def test_what_ends_one_reaches_no_other(leasehold: Leasehold, compartments: list[Compartment]) -> None:

@@ -15,6 +15,19 @@ from typing import Any
 from leasehold.core.errors import EgressError
 from leasehold.node.egress.model import BROKER_CLUSTER
 
+RUNTIME = {
+    "layers": [
+        {
+            "name": "limits",
+            "static_layer": {
+                # Meant for patterns of strangers. Ours are long where a rule's path is, and RE2 is linear in any case.
+                "re2.max_program_size.error_level": 1_000_000,
+                "re2.max_program_size.warn_level": 1_000_000,
+            },
+        }
+    ]
+}
+
 
 def envoy_binary() -> Path:
     """The path of the pinned Envoy; its package shares the name ``envoy`` with the protos."""
@@ -70,6 +83,7 @@ def bootstrap(broker_socket: Path, admin_socket: Path) -> dict[str, Any]:
                 }
             }
         },
+        "layered_runtime": RUNTIME,
         "overload_manager": {
             "resource_monitors": [
                 {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
@@ -18,6 +19,7 @@ from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.http.injected_credentials.generic.v3 import generic_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.protobuf.message import Message
 
@@ -197,7 +199,10 @@ def _around(inject: Inject) -> tuple[bytes, bytes]:
 
 def _carriers(header: str) -> header_mutation_pb2.HeaderMutation:
     removed = dict.fromkeys((*CREDENTIAL_HEADERS, *_UNSEARCHABLE, PRIVATE_HEADER, header))
-    request = [mutation_rules_pb2.HeaderMutation(remove=name) for name in removed]
+    # One pattern costs half of what as many lookups do, for each request.
+    any_of_them = string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex="|".join(map(re.escape, removed))))
+    on_match = mutation_rules_pb2.HeaderMutation.RemoveOnMatch(key_matcher=any_of_them)
+    request = [mutation_rules_pb2.HeaderMutation(remove_on_match=on_match)]
     for name, action in _ONLY_IDENTITY:
         value = base_pb2.HeaderValue(key=name, value="identity")
         option = base_pb2.HeaderValueOption(header=value, append_action=action)

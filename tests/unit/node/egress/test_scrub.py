@@ -123,7 +123,12 @@ def _parts(inject: Inject) -> tuple[HeaderMutation, CredentialInjector, str]:
 
 
 def _removed(changes: list[Change]) -> set[str]:
-    return {change.remove for change in changes if change.WhichOneof("action") == "remove"}
+    one_by_one = {change.remove for change in changes if change.WhichOneof("action") == "remove"}
+    matched = [change.remove_on_match for change in changes if change.WhichOneof("action") == "remove_on_match"]
+    # No name has a character that means something in a pattern, so that each alternative stands for itself.
+    return one_by_one | {
+        name.replace("\\-", "-") for rule in matched for name in rule.key_matcher.safe_regex.regex.split("|")
+    }
 
 
 def test_a_cluster_without_a_credential_has_no_filter() -> None:
