@@ -6,12 +6,15 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 from leasehold.core import wire
 from leasehold.core.errors import BrokerError, BrokerGone, LeaseholdError
 from leasehold.core.locations import runtime_dir, socket_path, state_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 _KEPT = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME",
@@ -30,7 +33,7 @@ class RemoteError(LeaseholdError):
 
 def connect(start: bool = True) -> socket.socket:
     """Connect to this user's broker; with ``start`` start it when there is none. ``BrokerError`` when it fails."""
-    path = str(socket_path())
+    path = socket_path()
     sock = _try(path)
     if sock is None and start:
         sock = _start(path)
@@ -69,7 +72,7 @@ def _start(path: str) -> socket.socket:
     """Start the daemon and wait on a pipe until it listens: no polling, and its failure is heard at once."""
     runtime_dir()
     ready, told = os.pipe()
-    log = os.open(state_dir() / "daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    log = os.open(f"{state_dir()}/daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     # -I: the daemon imports nothing from the folder or the environment that it happens to be started in.

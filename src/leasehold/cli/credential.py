@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from leasehold.cli import client, output
 from leasehold.core.config import read_operator
 from leasehold.core.locations import operator_config_path
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0, or 1 when a secret cannot be had."""
-    operator = read_operator(operator_config_path())
+    operator = read_operator(Path(operator_config_path()))
     if args.action == "list":
         return _list(operator, as_json=args.json)
     return _check(operator, args.name, as_json=args.json)

@@ -66,9 +66,9 @@ def this_machine() -> Machine:
         envoy=_envoy,
         missing_packages=_missing_packages,
         open_files=_open_files,
-        folders=lambda: (str(state_dir()), str(runtime_dir())),
+        folders=lambda: (state_dir(), runtime_dir()),
         free=_free,
-        configuration=lambda: read_operator(operator_config_path()),
+        configuration=lambda: read_operator(Path(operator_config_path())),
     )
 
 

@@ -87,8 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0; ``ConfigError`` when the file is there or cannot be written."""
     named = os.environ.get("LEASEHOLD_CONFIG")
-    path = Path(args.path).absolute() if args.path else operator_config_path() if named else user_config_path()
-    _write(path, starter(args.profile, domain=_domain(os.environ.get("USER", "")), bundle=str(system_ca_bundle())))
+    path = Path(args.path or (operator_config_path() if named else user_config_path())).absolute()
+    _write(path, starter(args.profile, domain=_domain(os.environ.get("USER", "")), bundle=system_ca_bundle()))
     secrets = [f"leasehold secret set {name}" for name in _secrets(args.profile)] or ["leasehold secret set NAME"]
     print(f"wrote {path}")
     print(f"next: edit it; {'; '.join(secrets)}; leasehold doctor; leasehold run -- COMMAND")

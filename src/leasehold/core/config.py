@@ -52,7 +52,7 @@ def read_operator(path: Path) -> OperatorConfig:
     It is read anew each time, and parsed when it has changed.
     """
     data = read_bytes(path, bytes_max=LIMITS.config_bytes_max, reachable=False)
-    config, trust = _operator(str(path), data, str(system_ca_bundle()))
+    config, trust = _operator(str(path), data, system_ca_bundle())
     if trust.has("upstream_ca") or Path(config.network.upstream_ca).exists():
         _check_bundle(trust, config.network.upstream_ca)
         return config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from contextlib import suppress
 
 from leasehold.core.errors import ConfigError
 
@@ -19,63 +19,65 @@ _CA_BUNDLES = (
 )
 
 
-def state_dir() -> Path:
+def state_dir() -> str:
     """``$XDG_STATE_HOME/leasehold``, made when it is missing. ``ConfigError`` unless it is the caller's alone."""
-    return _private(_base("XDG_STATE_HOME", ".local/state") / "leasehold")
+    return _private(f"{_base('XDG_STATE_HOME', '.local/state')}/leasehold")
 
 
-def runtime_dir() -> Path:
+def runtime_dir() -> str:
     """``$XDG_RUNTIME_DIR/leasehold``; without that variable ``/run/leasehold`` for root, else one under ``/tmp``."""
     base, uid = os.environ.get("XDG_RUNTIME_DIR", ""), os.getuid()
     if base.startswith("/"):
-        path = Path(base) / "leasehold"
+        path = os.path.join(base, "leasehold")
     else:
         # In a folder that all may write to, the owner and the mode are what counts: _private looks at them.
-        path = Path("/run/leasehold") if uid == 0 else Path("/tmp") / f"leasehold-{uid}"  # noqa: S108  # see above
+        path = "/run/leasehold" if uid == 0 else f"/tmp/leasehold-{uid}"  # noqa: S108  # see above
     if len(os.fsencode(path)) > _RUNTIME_BYTES_MAX:
         raise ConfigError(f"{path} is too long for the name of a socket", hint="set XDG_RUNTIME_DIR to a shorter path")
     return _private(path)
 
 
-def socket_path() -> Path:
+def socket_path() -> str:
     """The broker's socket."""
-    return runtime_dir() / "broker.sock"
+    return f"{runtime_dir()}/broker.sock"
 
 
-def user_config_path() -> Path:
+def user_config_path() -> str:
     """Where the user's own configuration is, or would be."""
-    return _base("XDG_CONFIG_HOME", ".config") / "leasehold" / CONFIG_NAME
+    return f"{_base('XDG_CONFIG_HOME', '.config')}/leasehold/{CONFIG_NAME}"
 
 
-def operator_config_path() -> Path:
+def operator_config_path() -> str:
     """``$LEASEHOLD_CONFIG``, else the user's file, else ``/etc/leasehold/config.toml``; absolute."""
     named = os.environ.get("LEASEHOLD_CONFIG")
     if named:
-        return Path(named).absolute()
+        return os.path.abspath(named)
     own = user_config_path()
-    return own if os.path.lexists(own) else Path("/etc/leasehold") / CONFIG_NAME
+    return own if os.path.lexists(own) else f"/etc/leasehold/{CONFIG_NAME}"
 
 
-def system_ca_bundle() -> Path:
+def system_ca_bundle() -> str:
     """This system's PEM bundle of trusted authorities; the most usual place where there is none."""
-    return Path(next((path for path in _CA_BUNDLES if Path(path).exists()), _CA_BUNDLES[0]))
+    return next((path for path in _CA_BUNDLES if os.path.exists(path)), _CA_BUNDLES[0])
 
 
-def _base(variable: str, default: str) -> Path:
+def _base(variable: str, default: str) -> str:
     """A base folder; a relative one counts as not set, as the specification says."""
     given = os.environ.get(variable, "")
     if given.startswith("/"):
-        return Path(given)
-    try:
-        return Path.home() / default
-    except RuntimeError as e:
-        raise ConfigError("there is no home folder", hint=f"set HOME, or {variable}") from e
+        return given.rstrip("/")
+    home = os.path.expanduser("~")
+    if not home.startswith("/"):
+        raise ConfigError("there is no home folder", hint=f"set HOME, or {variable}")
+    return f"{home.rstrip('/')}/{default}"
 
 
-def _private(path: Path) -> Path:
+def _private(path: str) -> str:
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = path.lstat()
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        info = os.lstat(path)
     except OSError as e:
         raise ConfigError(
             f"{path} cannot be made: {e.strerror}", hint="it must be a folder that you may write to"

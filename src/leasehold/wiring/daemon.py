@@ -42,9 +42,9 @@ def main() -> int:
         os.set_inheritable(ready.fileno(), False)
         try:
             _harden()
-            lock = _lock(runtime_dir() / "broker.lock")
+            lock = _lock(Path(runtime_dir()) / "broker.lock")
             if lock is None:
-                _wait_for_the_other(str(socket_path()))
+                _wait_for_the_other(socket_path())
                 return 0
             asyncio.run(_run(ready))
         except LeaseholdError as e:
@@ -100,9 +100,9 @@ async def _run(ready: FileIO) -> NoReturn:
     from leasehold.wiring.local import Daemon
 
     loop = asyncio.get_running_loop()
-    daemon = Daemon(state=state_dir(), runtime=runtime_dir(), clock=time.time)
+    daemon = Daemon(state=Path(state_dir()), runtime=Path(runtime_dir()), clock=time.time)
     await daemon.start()
-    sock = _listen(socket_path())
+    sock = _listen(Path(socket_path()))
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stopping.set)
@@ -114,7 +114,7 @@ async def _run(ready: FileIO) -> NoReturn:
         for task in (accepting, idle, stopping):
             task.cancel()
     finally:
-        socket_path().unlink(missing_ok=True)
+        Path(socket_path()).unlink(missing_ok=True)
         sock.close()
         await daemon.stop()
         # All has ended and is on the disk. gRPC would take seconds to take itself apart, with our lock held, and

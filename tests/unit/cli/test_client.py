@@ -76,18 +76,18 @@ def answered(pair: tuple[socket.socket, socket.socket], reply: dict[str, Any]) -
 
 def test_a_broker_that_runs_is_found() -> None:
     with socket.socket(socket.AF_UNIX) as broker:
-        broker.bind(str(socket_path()))
+        broker.bind(socket_path())
         broker.listen()
         for start in (True, False):
             with client.connect(start=start) as sock:
-                assert sock.getpeername() == str(socket_path())
+                assert sock.getpeername() == socket_path()
 
 
 def test_none_is_started_unless_asked_for() -> None:
     with pytest.raises(BrokerError, match="no broker is running"):
         client.connect(start=False)
     with socket.socket(socket.AF_UNIX) as killed:
-        killed.bind(str(socket_path()))  # and stays behind
+        killed.bind(socket_path())  # and stays behind
     with pytest.raises(BrokerError, match="no broker is running"):
         client.connect(start=False)
 
@@ -104,7 +104,7 @@ def test_it_starts_with_nothing_but_what_it_needs(
     assert arguments == ["-I", "-m", "leasehold.wiring.daemon"]
     assert environment["XDG_STATE_HOME"] == os.environ["XDG_STATE_HOME"]
     assert "hostile" not in environment.values()
-    log = state_dir() / "daemon.log"
+    log = Path(state_dir(), "daemon.log")
     assert log.stat().st_mode & 0o777 == 0o600
     assert log.read_text() == "what went wrong\n"
 
@@ -127,12 +127,12 @@ def test_whatever_else_it_says_the_log_knows_more(daemon: Callable[[str], Path],
 
 def test_an_audit_log_that_cannot_be_written_is_called_that(capsys: pytest.CaptureFixture[str]) -> None:
     """The real daemon, which ends before it makes anything: by then nobody can reach it, but its audit log is why."""
-    (state_dir() / "audit").write_text("no folder\n")
+    Path(state_dir(), "audit").write_text("no folder\n")
     assert main(["audit", "query"]) == 1
     error, hint = capsys.readouterr().err.splitlines()
     assert error.startswith("error: audit-unusable: the audit log in ")
     assert hint == "hint: nothing starts without it; make room, or repair the disk or the folder"
-    assert f"{error}\n" in (state_dir() / "daemon.log").read_text()
+    assert f"{error}\n" in Path(state_dir(), "daemon.log").read_text()
 
 
 def test_a_reply_is_returned(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -182,4 +182,4 @@ def test_the_runtime_folder_is_made_before_the_daemon_starts(daemon: Callable[[s
     assert not (Path(os.environ["XDG_RUNTIME_DIR"]) / "leasehold").exists()
     with client.connect() as sock:
         sock.sendall(b"x")
-    assert runtime_dir().stat().st_mode & 0o777 == 0o700
+    assert Path(runtime_dir()).stat().st_mode & 0o777 == 0o700

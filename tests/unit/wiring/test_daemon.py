@@ -87,7 +87,7 @@ def started(envoy_process: Callable[[str], None]) -> Iterator[Callable[[], subpr
 
 def ask(op: str) -> tuple[dict[str, object], socket.socket]:
     sock = socket.socket(socket.AF_UNIX)
-    sock.connect(str(socket_path()))
+    sock.connect(socket_path())
     wire.send(sock, {"op": op})
     received = wire.receive(sock)
     assert received is not None
@@ -98,7 +98,7 @@ def test_it_answers_until_it_is_told_to_stop_and_leaves_no_socket(
     started: Callable[[], subprocess.Popen[bytes]],
 ) -> None:
     process = started()
-    assert socket_path().stat().st_mode & 0o777 == 0o600
+    assert Path(socket_path()).stat().st_mode & 0o777 == 0o600
     status, sock = ask("daemon.status")
     sock.close()
     assert status["pid"] == process.pid
@@ -110,7 +110,7 @@ def test_it_answers_until_it_is_told_to_stop_and_leaves_no_socket(
         # It closes the connection when everything has ended.
         assert wire.receive(sock) is None
     assert process.wait(10) == 0
-    assert not socket_path().exists()
+    assert not Path(socket_path()).exists()
     assert not envoy.exists()
 
 
@@ -118,7 +118,7 @@ def test_a_signal_ends_it_in_good_order(started: Callable[[], subprocess.Popen[b
     process = started()
     process.terminate()
     assert process.wait(10) == 0
-    log = b"".join(path.read_bytes() for path in (state_dir() / "audit").glob("*.jsonl"))
+    log = b"".join(path.read_bytes() for path in (Path(state_dir()) / "audit").glob("*.jsonl"))
     assert [json.loads(line)["event"] for line in log.splitlines()] == ["daemon:started", "daemon:stopped"]
 
 
@@ -128,12 +128,12 @@ def test_an_audit_log_that_breaks_while_it_runs_is_the_end_of_all(
     process = started()
     status, sock = ask("daemon.status")
     sock.close()
-    for segment in (state_dir() / "audit").glob("*.jsonl"):
+    for segment in (Path(state_dir()) / "audit").glob("*.jsonl"):
         with segment.open("a") as file:
             file.write("not ours\n")
     process.terminate()
     assert process.wait(20) == 1
-    assert not socket_path().exists()
+    assert not Path(socket_path()).exists()
     assert not Path(f"/proc/{status['envoy_pid']}").exists()
 
 
@@ -185,15 +185,15 @@ def test_what_cannot_be_hardened_does_not_start(
 def test_an_audit_log_that_cannot_be_written_is_told_as_that(
     main: Callable[[], tuple[int, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (state_dir() / "audit").write_text("no folder\n")
+    (Path(state_dir()) / "audit").write_text("no folder\n")
     code, said = main()
     assert (code, json.loads(said)["code"]) == (1, "audit-unusable")
     assert capsys.readouterr().err.startswith("error: audit-unusable: ")
-    assert not socket_path().exists()
+    assert not Path(socket_path()).exists()
 
 
 def test_its_lock_is_held_by_one_and_is_no_link() -> None:
-    path = runtime_dir() / "broker.lock"
+    path = Path(runtime_dir()) / "broker.lock"
     fd = daemon._lock(path)
     assert fd is not None
     assert not os.get_inheritable(fd)
@@ -203,15 +203,15 @@ def test_its_lock_is_held_by_one_and_is_no_link() -> None:
     assert again is not None
     os.close(again)
     path.unlink()
-    path.symlink_to(state_dir() / "elsewhere")
+    path.symlink_to(Path(state_dir()) / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
         daemon._lock(path)
 
 
 def test_the_loser_waits_until_the_winner_listens(main: Callable[[], tuple[int, str]]) -> None:
-    with (runtime_dir() / "broker.lock").open("w") as lock, socket.socket(socket.AF_UNIX) as winner:
+    with (Path(runtime_dir()) / "broker.lock").open("w") as lock, socket.socket(socket.AF_UNIX) as winner:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        winner.bind(str(socket_path()))
+        winner.bind(socket_path())
         listening = threading.Timer(0.05, winner.listen)
         listening.start()
         assert main() == (0, "")
@@ -222,14 +222,14 @@ def test_a_winner_that_never_listens_is_said(monkeypatch: pytest.MonkeyPatch) ->
     times = iter(range(100))
     monkeypatch.setattr("time.monotonic", lambda: next(times))
     with pytest.raises(BrokerError, match="does not listen"):
-        daemon._wait_for_the_other(str(socket_path()))
+        daemon._wait_for_the_other(socket_path())
 
 
 def test_it_listens_for_this_user_only_and_where_a_killed_one_did() -> None:
     for _ in range(2):
-        with daemon._listen(socket_path()) as sock:
+        with daemon._listen(Path(socket_path())) as sock:
             assert sock.getblocking() is False
-            assert socket_path().stat().st_mode & 0o777 == 0o600
+            assert Path(socket_path()).stat().st_mode & 0o777 == 0o600
 
 
 def test_each_client_is_served() -> None:
@@ -239,11 +239,11 @@ def test_each_client_is_served() -> None:
         class Serving:
             serve = staticmethod(served.put_nowait)
 
-        with daemon._listen(socket_path()) as listening:
+        with daemon._listen(Path(socket_path())) as listening:
             accepting = asyncio.create_task(daemon._accept(listening, Serving()))  # type: ignore[arg-type]
             for _ in range(2):
                 with socket.socket(socket.AF_UNIX) as client:
-                    client.connect(str(socket_path()))
+                    client.connect(socket_path())
                     accepted = await asyncio.wait_for(served.get(), 10)
                     with accepted:
                         accepted.sendall(b"x")
