@@ -9,10 +9,13 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Sequence
-from typing import Any
 
 from leasehold.core.limits import LIMITS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 _FDS_MAX = 8
 _INT = struct.calcsize("i")
