@@ -1,5 +1,3 @@
-import sys
+from leasehold.cli.main import command
 
-from leasehold.cli.main import main
-
-sys.exit(main())
+command()
