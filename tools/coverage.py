@@ -21,6 +21,7 @@ PACKAGES = ("core", "inside", "node/egress", "node/guard", "node/sandbox", *(f"b
 )))  # fmt: skip
 ALSO: dict[str, tuple[str, ...]] = {
     "inside": ("tests/integration/test_network.py",),
+    "node/egress": ("tests/unit/wiring/test_ending.py",),
     "node/sandbox": (
         "tests/integration/test_jail_launch.py",
         "tests/integration/test_launch.py",

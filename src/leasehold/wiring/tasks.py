@@ -26,8 +26,8 @@ from leasehold.node.egress.model import Denied, Leaf, Listen, Released, Upstream
 from leasehold.node.egress.ports import Use
 from leasehold.node.egress.replies import describe
 from leasehold.node.egress.scrub import secret_header_value
+from leasehold.node.egress.service import Egress
 from leasehold.node.guard.canaries import new_canary
-from leasehold.wiring.expiring import ExpiringEgress
 from leasehold.wiring.resolver import resolve
 
 _REASONS = {
@@ -75,7 +75,7 @@ class Tasks:
         self._leases = leases
         self._clock = clock
         self._counter = counter
-        self.egress = ExpiringEgress(self, self)
+        self.egress = Egress(self, self)
         self.open_tasks: dict[str, Task] = {}
         self._closing: dict[str, Task] = {}
 

@@ -268,12 +268,11 @@ def test_a_credential_ends_before_its_task(node: Any) -> None:
             n.expire(1)
             await n.envoy.until(lambda: n.envoy.answer_of(FORGE_HOST) == (f"closed/{forge}", "access-ended"))
             assert n.envoy.answer_of(NPM_HOST) == (f"allow/{npm}", "")
-            ended = n.records("credential:first-use")[2:]
-            assert [(r.outcome, r.task, r.fields["credential"], r.fields["policy"]) for r in ended] == [
-                ("denied", task.id, "forge", "max-ttl")
-            ]
+            ended = n.records("credential:expired")
+            assert [(r.outcome, r.task, r.fields) for r in ended] == [("denied", task.id, {"credential": "forge"})]
             n.expire(60)
-            assert len(n.records("credential:first-use")) == 3
+            assert len(n.records("credential:first-use")) == 2
+            assert len(n.records("credential:expired")) == 1
             # A request that asked before Envoy had the new route is denied here.
             late = await n.envoy.check(forge)
             assert late.status.code == 7

@@ -40,6 +40,7 @@ class Event(enum.StrEnum):
     AUDIT_RECOVERED = "audit:recovered"
     CANARY_SEEN = "canary:seen"
     CONNECTION_DENIED = "connection:denied"
+    CREDENTIAL_EXPIRED = "credential:expired"
     CREDENTIAL_FIRST_USE = "credential:first-use"
     CREDENTIAL_USED = "credential:used"
     DAEMON_STARTED = "daemon:started"
@@ -90,6 +91,7 @@ SHAPES: Mapping[Event, Shape] = MappingProxyType(
         Event.AUDIT_RECOVERED: _host(ahead=Kind.COUNT, torn_bytes=Kind.COUNT, kept=Kind.TEXTS),
         Event.CANARY_SEEN: _task(name=Kind.TEXT, place=Kind.TEXT, host=Kind.HOST, count=Kind.COUNT),
         Event.CONNECTION_DENIED: _task(reason=Kind.TEXT, **_USE),
+        Event.CREDENTIAL_EXPIRED: _task(credential=Kind.TEXT),
         Event.CREDENTIAL_FIRST_USE: _task(
             credential=Kind.TEXT, role=Kind.TEXT, environment=Kind.TEXT, policy=Kind.TEXT, reason=Kind.TEXT
         ),

@@ -104,7 +104,7 @@ class Leases:
 
     def _over(self, task: str, credential: Credential) -> Refusal:
         message = "Its time in this task is over."
-        self._record(task, credential, Outcome.DENIED, policy="max-ttl", reason=message)
+        self._audit.append(Event.CREDENTIAL_EXPIRED, outcome=Outcome.DENIED, task=task, credential=credential.name)
         hint = f"A task may use it for {credential.max_ttl_s} s (max_ttl). Start a new task."
         return Refusal(code="access-ended", message=f"{credential.name}: {message}", hint=hint)
 

@@ -107,6 +107,30 @@ class Egress:
         compartment.released.clear()
         self._xds.update(gone)
 
+    def end(self, task: str, credential: str) -> None:
+        """Step 9 for one credential: deny its routes, cut its hosts' open streams, take cluster and secret away.
+
+        In this order, one push each: no request finds a route without what the route needs.
+        """
+        compartment = self._compartments.get(task)
+        if compartment is None:
+            return
+        over = [upstream for upstream in compartment.upstreams.values() if upstream.credential == credential]
+        for upstream in over:
+            compartment.states[upstream.name] = State.CLOSED
+            compartment.released.pop(upstream.name, None)
+            if upstream.name in compartment.opening:
+                compartment.opening[upstream.name].cancel()  # whoever waits for it is told that access has ended
+        tables: dict[Key, Any] = {}
+        gone: dict[Key, None] = {}
+        for upstream in over:
+            tables |= self._table(compartment, upstream)
+            gone |= clusters.withdraw(upstream)
+        cut = snapshot.cut(compartment.listeners, over)
+        compartment.listeners.update(cut)
+        for changes in (tables, cut, gone):
+            self._xds.update(changes)
+
     async def refresh(self) -> None:
         """Look the addresses of live upstreams up again; what changed is dialled anew."""
         for compartment in list(self._compartments.values()):
@@ -122,7 +146,8 @@ class Egress:
     async def _release(self, compartment: _Compartment, upstream: Upstream, released: Released) -> None:
         changes = clusters.release(upstream, released.addresses, released.secret, compartment.trusted_ca)
         await self._xds.apply(changes, APPLY_TIMEOUT_S)
-        compartment.released[upstream.name] = released
+        if compartment.states[upstream.name] is not State.CLOSED:  # it may have ended while Envoy was taking it on
+            compartment.released[upstream.name] = released
 
     async def _first_use(self, compartment: _Compartment, upstream: Upstream) -> Released | Denied:
         answer = await self._authority.first_use(compartment.task, upstream)

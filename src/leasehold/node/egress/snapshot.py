@@ -115,6 +115,25 @@ def holder(socket: str) -> dict[Key, Any]:
     return {(LISTENER, name): message}
 
 
+def cut(listeners: Mapping[Key, Any], over: Sequence[Upstream]) -> dict[Key, Any]:
+    """The listeners with the filter chains of these upstreams changed: Envoy cuts what is open on a changed chain.
+
+    A chain serves one name (all names of a port without TLS), so other credentials' streams there are cut too.
+    """
+    found: dict[Key, Any] = {}
+    hosts = {(u.destination.port, u.destination.host) for u in over}
+    for key, old in listeners.items():
+        new = listener_pb2.Listener()
+        new.CopyFrom(old)
+        port = int(key[1].rpartition("/")[2])
+        for chain in new.filter_chains:
+            names = list(chain.filter_chain_match.server_names)
+            if any(at == port and (not names or host in names) for at, host in hosts):
+                chain.name += "'"
+                found[key] = new
+    return found
+
+
 def routes(
     task: str, ports: Mapping[int, str], upstreams: Sequence[Upstream], states: Mapping[str, State]
 ) -> dict[Key, Any]:

@@ -15,7 +15,6 @@ from leasehold.core.secret import Secret
 from leasehold.node.egress.model import Denied, Released, Upstream, upstreams
 from leasehold.node.egress.usage import FORMAT
 from leasehold.node.egress.xds import CLUSTER, LISTENER, ROUTE, SECRET
-from leasehold.wiring.expiring import ExpiringEgress
 from unit.node.egress.parts import BEARER, DOCS, FORGE, TASK, Answer, ask, one
 from unit.node.egress.peer import VALUE, Node, code_of, node
 
@@ -292,10 +291,9 @@ def test_who_waits_for_a_decision_when_the_task_ends_is_not_let_through(tmp_path
 
 def test_a_question_that_comes_late_does_not_bring_back_what_has_ended(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with node(tmp_path, ExpiringEgress) as there:
+        async with node(tmp_path) as there:
             first, second = one(), one("npm", host=DOCS)
             await there.open(first, second)
-            assert isinstance(there.egress, ExpiringEgress)
             there.egress.end(TASK, "forge")
             response = await there.peer.ask(first.name)
             assert (response.denied_response.status.code, code_of(response)) == (403, "access-ended")

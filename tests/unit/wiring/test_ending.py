@@ -11,8 +11,8 @@ from leasehold.core.model import Rule
 from leasehold.core.secret import Secret
 from leasehold.node.egress.model import Denied, Leaf, Listen, Released, Upstream, upstreams
 from leasehold.node.egress.ports import Use
+from leasehold.node.egress.service import Egress
 from leasehold.node.egress.xds import CLUSTER, LISTENER, ROUTE, SECRET
-from leasehold.wiring.expiring import ExpiringEgress
 
 from .parts import DOCS_HOST, FORGE_HOST, NPM_HOST, Envoy, credential, plan
 
@@ -46,7 +46,7 @@ class Compartment:
 
     def __init__(self) -> None:
         self.authority = Authority()
-        self.egress = ExpiringEgress(self.authority, self.authority)
+        self.egress = Egress(self.authority, self.authority)
         self.envoy = Envoy(self.egress)
         rules = [(c.name, rule) for c in plan().credentials for rule in c.endpoints]
         self.found = upstreams("one", [*rules, ("plain", PLAIN), (None, Rule(host=DOCS_HOST))])
