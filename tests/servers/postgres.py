@@ -43,8 +43,8 @@ _ACCESS = "hostssl all all 127.0.0.1/32 scram-sha-256\n"
 class PostgresServer:
     """Refuses whoever comes without TLS or a password.
 
-    ``admin_url``: the superuser's, for the database ``postgres``; ``ca``: what its certificate is verified against;
-    ``log``: every statement. Both URLs of this class verify the server.
+    ``admin_url``: the superuser's, for the database ``postgres``; ``ca``: what its certificate, which is for the
+    address and not for ``localhost``, is verified against; ``log``: every statement. All URLs verify the server.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class PostgresServer:
         self.ca = ca.path
         self.password = secrets.token_urlsafe(24)
         try:
-            self._initialise(*ca.leaf((ADDRESS, "localhost")))
+            self._initialise(*ca.leaf((ADDRESS,)))
             self._child = Child([*_unprivileged(), str(_BIN / "postgres"), "-D", str(self._data)], log=self.log)
             self._child.wait_until(self._answers)
         except BaseException:

@@ -19,20 +19,27 @@ _CLOCK_SLACK_S = 2.0
 
 
 class CheckedIssuer:
-    """An issuer that is not believed. Its errors carry no text of the provider's that could hold a secret."""
+    """An issuer that is not believed. Its errors carry no text of the provider's that could hold a secret.
 
-    def __init__(self, issuer: Issuer) -> None:
+    ``create_s``, ``revoke_s``: how long it may take, in seconds.
+    """
+
+    def __init__(
+        self, issuer: Issuer, *, create_s: float = CREATE_TIMEOUT_S, revoke_s: float = REVOKE_TIMEOUT_S
+    ) -> None:
         self._issuer = issuer
+        self._create_s = create_s
+        self._revoke_s = revoke_s
         self.kind: str = issuer.kind
         self.revocability: Revocability = issuer.revocability
 
     async def check(self) -> None:
         """See :meth:`Issuer.check`."""
-        await self._ask("check", self._issuer.check(), CREATE_TIMEOUT_S)
+        await self._ask("check", self._issuer.check(), self._create_s)
 
     async def issue(self, order: Order) -> Issued:
         """See :meth:`Issuer.issue`; what is wider or lasts longer than ordered is revoked at once, and an error."""
-        issued = await self._ask("issue", self._issuer.issue(order), CREATE_TIMEOUT_S)
+        issued = await self._ask("issue", self._issuer.issue(order), self._create_s)
         wrong = _wider(order, issued)
         if wrong:
             await self.revoke(order.name)
@@ -45,11 +52,11 @@ class CheckedIssuer:
         """See :meth:`Issuer.revoke`."""
         if not name.startswith(NAME_PREFIX):
             raise self._error("revoke", "the name is none of ours", "this is a defect in Leasehold; please report it")
-        await self._ask("revoke", self._issuer.revoke(name), REVOKE_TIMEOUT_S)
+        await self._ask("revoke", self._issuer.revoke(name), self._revoke_s)
 
     async def find(self) -> Collection[str]:
         """See :meth:`Issuer.find`; a name that is none of ours is left out."""
-        found = await self._ask("find", self._issuer.find(), REVOKE_TIMEOUT_S)
+        found = await self._ask("find", self._issuer.find(), self._revoke_s)
         return frozenset(name for name in found if name.startswith(NAME_PREFIX))
 
     async def close(self) -> None:
@@ -74,7 +81,7 @@ class CheckedIssuer:
 
 
 def _wider(order: Order, issued: Issued) -> str:
-    if issued.expires > order.expires + _CLOCK_SLACK_S:
+    if not issued.expires <= order.expires + _CLOCK_SLACK_S:  # what is no number is not within the limit either
         return f"{issued.expires - order.expires:.0f} s more than asked"
     more = sorted(issued.scope - order.scope)
     return f"more than asked: {', '.join(more)}" if more else ""

@@ -1,0 +1,101 @@
+"""The issuers that come with Leasehold, in one list; each is made from its parameters and an administrative secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from leasehold.broker.issuers.checked import CheckedIssuer
+from leasehold.broker.issuers.ports import Issuer
+from leasehold.core.errors import ConfigError
+from leasehold.core.secret import Secret
+from leasehold.core.text import printable
+from leasehold.core.toml import Table, Wrong
+
+SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
+
+
+class Parameters(Table):
+    """The parameters of one issuer, read as strictly as a file; an error names the issuer and the key."""
+
+    def __init__(self, kind: str, values: Mapping[str, object]) -> None:
+        super().__init__("", {}, (), dict(values))
+        self._kind = kind
+
+    def error(self, message: str, hint: str, *keys: str | int) -> ConfigError:
+        """See :meth:`Table.error`; there is no file and no line."""
+        at = "".join(f"[{key + 1}]" if isinstance(key, int) else f": {key}" for key in keys)
+        return ConfigError(printable(f"issuer({self._kind}){at}: {message}"), hint=printable(hint))
+
+
+Factory = Callable[[Parameters, Secret], Issuer]
+
+
+def make(kind: str, parameters: Mapping[str, object], secret: Secret) -> CheckedIssuer:
+    """The issuer of a credential; asks nobody. ``ConfigError`` names the parameter that is wrong or unknown.
+
+    ``secret``: the administrative one; an empty one will do to check parameters.
+    """
+    if kind not in BUILTIN:
+        raise ConfigError(printable(f"there is no issuer {kind}"), hint=f"there are: {', '.join(BUILTIN)}")
+    table = Parameters(kind, parameters)
+    issuer = BUILTIN[kind](table, secret)
+    table.done()
+    return CheckedIssuer(issuer)
+
+
+def _postgres(parameters: Parameters, secret: Secret) -> Issuer:
+    # Here, because the driver takes long to load, and a broker may have no use for it.
+    from leasehold.broker.issuers import postgres, postgres_grants
+
+    host, port, user, database = parameters.text("server", lambda text: _url(text, ("postgresql", "postgres"), 5432))
+    if not parameters.has("grants"):
+        raise parameters.error("the key grants is missing", "without a grant a role is of no use")
+    allowed = parameters.some("grants", lambda text: str(postgres_grants.parse(text)))
+    return postgres.PostgresIssuer(
+        postgres.Server(
+            host=host, port=port, user=user, database=database, ca=parameters.text_or(SYSTEM_CA, "ca", _file)
+        ),
+        secret,
+        allowed=[postgres_grants.parse(text) for text in allowed],
+        connections=parameters.number("connections", _connections, 10),
+        reassign_to=parameters.text_or("", "reassign_to", postgres_grants.role),
+    )
+
+
+BUILTIN: dict[str, Factory] = {"postgres": _postgres}
+
+
+_HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_WORD = re.compile(r"[A-Za-z0-9_.@-]{1,63}")
+
+
+def _url(text: str, schemes: tuple[str, ...], port: int) -> tuple[str, int, str, str]:
+    """Host, port, user and database of ``scheme://user@host:port/database``; a password in it is an error."""
+    hint = f"write {schemes[0]}://USER@HOST:PORT/DATABASE; the password belongs in the key secret"
+    try:
+        parts = urlsplit(text)
+        found = (parts.hostname or "", parts.port or port, unquote(parts.username or ""), unquote(parts.path[1:]))
+    except ValueError:
+        raise Wrong("expected a URL, found something else", hint) from None
+    if parts.password is not None:
+        raise Wrong("a password has no place here", hint)
+    if parts.scheme not in schemes or parts.query or parts.fragment:
+        raise Wrong(f"expected {schemes[0]}://USER@HOST/DATABASE, found something else", hint)
+    if not (_HOST.fullmatch(found[0]) and _WORD.fullmatch(found[2]) and _WORD.fullmatch(found[3])):
+        raise Wrong("expected a user, a host and a database, found something else", hint)
+    return found
+
+
+def _connections(value: int) -> int:
+    if not 1 <= value <= 100:
+        raise Wrong(f"expected 1 to 100, found {value}")
+    return value
+
+
+def _file(text: str) -> str:
+    if not PurePosixPath(text).is_absolute() or "\0" in text:
+        raise Wrong("expected the absolute path of a PEM file, found something else")
+    return text

@@ -1,0 +1,391 @@
+"""Roles of a PostgreSQL server: one per lease, with its grants, its end and its limit of connections.
+
+Everything about a role is created in one transaction, so that it is there with what was asked or not at all. It is
+taken back in steps that can each be repeated: no login, end sessions, drop what it owns, drop it, read back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.rows import TupleRow
+
+from leasehold.broker.issuers import postgres_grants as grants
+from leasehold.broker.issuers.ports import NAME_PREFIX, Issued, Order
+from leasehold.broker.issuers.postgres_grants import Grant, Right
+from leasehold.broker.lease.machine import Revocability
+from leasehold.core.errors import IssuerError
+from leasehold.core.secret import Secret
+
+T = TypeVar("T")
+Connection = AsyncConnection[TupleRow]
+
+_NAME = re.compile(rf"{NAME_PREFIX}[a-z0-9_]{{1,29}}")
+_CONNECT_TIMEOUT_S = 5
+_SESSIONS_END_S = 8.0
+_STARTING_S = 1.0
+_POLL_S = 0.02
+_VERSION_MIN = 140000
+_MANUAL = "docs/issuers/postgres.md says what the issuer's role needs"
+_DEFECT = "this is a defect in Leasehold; please report it"
+
+# What an agent may have created is not to be found by an unqualified name; a commit that was confirmed stays.
+_OPTIONS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "search_path=pg_catalog,pg_temp",
+        "synchronous_commit=on",
+        "statement_timeout=10s",
+        "lock_timeout=8s",
+        "idle_in_transaction_session_timeout=10s",
+        "client_min_messages=error",
+    )
+)
+# Two that change the access list of one object at the same time disturb each other; issuers take turns in a database.
+_TURN = "SELECT pg_advisory_xact_lock(hashtext('leasehold'), hashtext('grants'))"
+_FIND = "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)"
+_OID = "SELECT oid FROM pg_roles WHERE rolname = %s"
+_ROLE = """
+SELECT rolcanlogin AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls),
+       extract(epoch FROM rolvaliduntil)::float8
+FROM pg_roles WHERE oid = %s"""
+# Everything whose access list names the role stands in pg_shdepend, whatever it is and in whatever database.
+_RIGHTS = """
+WITH acl AS MATERIALIZED (
+  SELECT dbid, classid, objid, objsubid FROM pg_shdepend
+  WHERE refclassid = 'pg_authid'::regclass AND refobjid = %(oid)s AND deptype = 'a'
+), here AS (
+  SELECT * FROM acl WHERE objsubid = 0
+    AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+)
+SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname, a.privilege_type, a.is_grantable
+FROM here JOIN pg_class c ON here.classid = 'pg_class'::regclass AND c.oid = here.objid
+  JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a WHERE a.grantee = %(oid)s
+UNION ALL
+SELECT 'SCHEMA', n.nspname, '', a.privilege_type, a.is_grantable
+FROM here JOIN pg_namespace n ON here.classid = 'pg_namespace'::regclass AND n.oid = here.objid,
+  aclexplode(n.nspacl) a WHERE a.grantee = %(oid)s
+UNION ALL
+SELECT 'DATABASE', '', d.datname, a.privilege_type, a.is_grantable
+FROM here JOIN pg_database d ON here.classid = 'pg_database'::regclass AND d.oid = here.objid,
+  aclexplode(d.datacl) a WHERE a.grantee = %(oid)s
+UNION ALL
+SELECT 'ROLE', '', r.rolname, 'MEMBER', m.admin_option
+FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid WHERE m.member = %(oid)s
+UNION ALL
+SELECT upper(classid::regclass::text), '', objid::text, 'SOMETHING', false FROM acl
+WHERE (dbid, classid, objid, objsubid) NOT IN (
+  SELECT * FROM here WHERE classid IN ('pg_class'::regclass, 'pg_namespace'::regclass, 'pg_database'::regclass))"""
+_RELATIONS = """
+SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY(%s) AND c.relkind IN ('r', 'v', 'm', 'f', 'p', 'S') AND c.relowner <> %s"""
+# By SET ROLE a member has what the roles above it are, attributes included.
+_REACHES = """
+SELECT rolname FROM pg_roles
+WHERE pg_has_role(%(oid)s, oid, 'MEMBER') AND oid <> %(oid)s
+  AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls OR rolname = current_user
+       OR (starts_with(rolname, 'pg_') AND NOT rolname = ANY(%(safe)s)))"""
+_MYSELF = """
+SELECT rolcreaterole, rolinherit, rolsuper OR rolcreatedb OR rolreplication OR rolbypassrls
+FROM pg_roles WHERE rolname = current_user"""
+_TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = %s"
+# A session that is just starting is in no list yet, but its first transaction is.
+_STARTING = """
+SELECT l.pid FROM pg_locks l
+WHERE l.locktype = 'virtualxid' AND l.pid NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)"""
+_ELSEWHERE = """
+SELECT DISTINCT d.datname FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid
+WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = %s AND d.datname <> current_database()"""
+_LEFT = """
+SELECT (SELECT count(*) FROM pg_roles WHERE rolname = %s),
+       (SELECT count(*) FROM pg_stat_activity a
+        WHERE a.usesysid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid))"""
+
+_SAID = {
+    "42501": ("the issuer's role may not do that", _MANUAL),
+    "42704": ("a role that is named does not exist", "look at the parameters grants and reassign_to"),
+    "42P01": ("a table or sequence that is named does not exist", "look at the parameter grants"),
+    "3F000": ("a schema that is named does not exist", "look at the parameter grants"),
+    "2BP01": (
+        "others depend on what the role owns or was granted",
+        "drop that, or revoke it, by hand; the role cannot log in any more",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Where the server is and who asks. ``ca``: path of the PEM file that it is verified against."""
+
+    host: str
+    port: int
+    user: str
+    database: str
+    ca: str
+
+
+class PostgresIssuer:
+    """See :class:`leasehold.broker.issuers.ports.Issuer`. A connection per call; none is kept.
+
+    ``allowed``: what an order's scope may hold. ``connections``: how many a lease may have open. ``reassign_to``: the
+    role that keeps what a lease's role has created; without one it is dropped.
+    """
+
+    kind = "postgres"
+    revocability = Revocability.NOW
+
+    def __init__(
+        self, server: Server, password: Secret, *, allowed: Collection[Grant], connections: int, reassign_to: str = ""
+    ) -> None:
+        self._server = server
+        self._password = password
+        self._allowed = frozenset(allowed)
+        self._connections = connections
+        self._reassign_to = reassign_to
+
+    async def check(self) -> None:
+        """Looks at the issuer's role; creates one with all grants and drops it, in a transaction that is undone."""
+        order = Order(
+            name=f"{NAME_PREFIX}check_{token_hex(8)}",
+            secret=Secret(token_hex(16).encode()),
+            task="check",
+            expires=0.0,
+            scope=frozenset(map(str, self._allowed)),
+        )
+        await self._work(lambda connection: self._check(connection, order))
+
+    async def issue(self, order: Order) -> Issued:
+        """In one transaction, and read back before it is committed."""
+        wanted = self._wanted(order)
+
+        async def work(connection: Connection) -> Issued:
+            async with connection.transaction():
+                return await self._issue(connection, order, wanted)
+
+        return await self._work(work)
+
+    async def revoke(self, name: str) -> None:
+        """No login, no sessions, nothing owned, no role; and nothing of it left when looked for."""
+        _ours(name)
+        await self._work(lambda connection: self._revoke(connection, name))
+
+    async def find(self) -> Collection[str]:
+        """All roles whose names we could have given."""
+
+        async def work(connection: Connection) -> Collection[str]:
+            rows = await _rows(connection, _FIND, (NAME_PREFIX,))
+            return frozenset(name for (name,) in rows if _NAME.fullmatch(name))
+
+        return await self._work(work)
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _wanted(self, order: Order) -> dict[str, Grant]:
+        """The order's scope, parsed; only what the configuration has is granted, whoever asks."""
+        _ours(order.name)
+        wanted: dict[str, Grant] = {}
+        for text in order.scope:
+            try:
+                wanted[text] = grants.parse(text)
+            except ValueError:
+                continue
+        if wanted.keys() != order.scope or not self._allowed.issuperset(wanted.values()):
+            raise IssuerError("the order's scope is not in the configured grants", hint=_DEFECT)
+        return wanted
+
+    async def _work(self, work: Callable[[Connection], Awaitable[T]], database: str = "") -> T:
+        try:
+            connection = await self._connect(database or self._server.database)
+            async with connection:
+                return await work(connection)
+        except psycopg.Error as e:
+            message, hint = _said(e)
+        # Behind the except block: the server's own words, and what the driver holds, are not carried along.
+        raise IssuerError(message, hint=hint)
+
+    async def _connect(self, database: str) -> Connection:
+        server = self._server
+        return await AsyncConnection.connect(
+            host=server.host,
+            port=server.port,
+            user=server.user,
+            password=self._password.reveal().decode(errors="surrogateescape"),
+            dbname=database,
+            sslmode="verify-full",
+            sslrootcert=server.ca,
+            sslcertmode="disable",
+            gssencmode="disable",
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            tcp_user_timeout=_CONNECT_TIMEOUT_S * 1000,
+            application_name="leasehold",
+            options=_OPTIONS,
+            autocommit=True,
+            prepare_threshold=None,
+        )
+
+    async def _check(self, connection: Connection, order: Order) -> None:
+        if connection.info.server_version < _VERSION_MIN:
+            raise IssuerError("the server is older than PostgreSQL 14", hint="upgrade the server")
+        ((creates, inherits, more),) = await _rows(connection, _MYSELF, ())
+        if not creates or not inherits:
+            raise IssuerError("the issuer's role lacks CREATEROLE or INHERIT", hint=_MANUAL)
+        if more:
+            raise IssuerError("the issuer's role may do more than an issuer needs", hint=_MANUAL)
+        async with connection.transaction(force_rollback=True):
+            issued = await self._issue(connection, order, self._wanted(order))
+            await self._drop(connection, order.name)
+        surplus = issued.scope - order.scope
+        if surplus:
+            raise IssuerError(f"a task's role would get more: {', '.join(sorted(surplus))}", hint=_MANUAL)
+
+    async def _issue(self, connection: Connection, order: Order, wanted: dict[str, Grant]) -> Issued:
+        await connection.execute(_TURN)
+        verb = "ALTER" if await _rows(connection, _OID, (order.name,)) else "CREATE"
+        # The verifier (RFC 5802) is computed here: the password itself is in no statement that a server could log.
+        verifier = connection.pgconn.encrypt_password(order.secret.reveal(), order.name.encode(), b"scram-sha-256")
+        await connection.execute(
+            sql.SQL("{} ROLE {} LOGIN CONNECTION LIMIT {} PASSWORD {} VALID UNTIL {}").format(
+                sql.SQL(verb),
+                sql.Identifier(order.name),
+                sql.Literal(self._connections),
+                sql.Literal(verifier.decode()),
+                sql.Literal(datetime.fromtimestamp(math.floor(order.expires), UTC).isoformat()),
+            )
+        )
+        for grant in wanted.values():
+            await connection.execute(grants.statement(grant, order.name, self._server.database))
+        ((oid,),) = await _rows(connection, _OID, (order.name,))
+        return Issued(
+            material={
+                "username": Secret(order.name.encode()),
+                "password": order.secret,
+                "database": Secret(self._server.database.encode()),
+            },
+            expires=await self._expires(connection, oid),
+            scope=await self._scope(connection, oid, wanted),
+        )
+
+    async def _expires(self, connection: Connection, oid: int) -> float:
+        ((plain, expires),) = await _rows(connection, _ROLE, (oid,))
+        if not plain:
+            raise IssuerError("the role has attributes that no lease gets", hint="who else uses this name?")
+        return math.inf if expires is None else float(expires)
+
+    async def _scope(self, connection: Connection, oid: int, wanted: dict[str, Grant]) -> frozenset[str]:
+        """What the role has been granted: texts of the order where it has all of one, and whatever is more."""
+        has = await _rights(connection, oid)
+        schemas = [grant.schema for grant in wanted.values()]
+        relations = [(str(k), str(s), str(n)) for k, s, n in await _rows(connection, _RELATIONS, (schemas, oid))]
+        more = has.copy()
+        for text, grant in wanted.items():
+            rights = grants.expected(grant, self._server.database, relations)
+            if rights - has:
+                # A server only warns when it grants less than it was told to.
+                raise IssuerError(f"the server did not grant all of {text}", hint=_MANUAL)
+            more -= rights
+        above = await _rows(connection, _REACHES, {"oid": oid, "safe": sorted(grants.SAFE_PREDEFINED)})
+        more_than_a_task = {f"what {name} may, which is more than a task needs" for (name,) in above}
+        return frozenset(wanted) | {str(right) for right in more} | more_than_a_task
+
+    async def _revoke(self, connection: Connection, name: str) -> None:
+        rows = await _rows(connection, _OID, (name,))
+        for (oid,) in rows:
+            role = sql.Identifier(name)
+            # Without being in it, the issuer's role may neither end its sessions nor drop what it owns.
+            async with connection.transaction():
+                await connection.execute(sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0 PASSWORD NULL").format(role))
+                await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
+            await _end_sessions(connection, oid)
+            for (database,) in await _rows(connection, _ELSEWHERE, (oid,)):
+                await self._work(lambda there: self._disown(there, name), database)
+            async with connection.transaction():
+                await self._drop(connection, name)
+        ((there, sessions),) = await _rows(connection, _LEFT, (name,))
+        if there:
+            raise IssuerError("the role is still there", hint="who else creates roles of this name?")
+        if sessions:
+            raise IssuerError(
+                "there are sessions of a role that was dropped",
+                hint="as a superuser, end those whose usesysid in pg_stat_activity is no role's oid",
+            )
+
+    async def _drop(self, connection: Connection, name: str) -> None:
+        await self._disown(connection, name)
+        await connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+    async def _disown(self, connection: Connection, name: str) -> None:
+        """Take what the role owns, and its grants, in one database."""
+        role = sql.Identifier(name)
+        async with connection.transaction():
+            await connection.execute(_TURN)
+            ((oid,),) = await _rows(connection, _OID, (name,))
+            await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
+            # One by one: dropping all at once asks for rights on columns, which sequences have none of to give.
+            for revocation in grants.revocations(await _rights(connection, oid), name):
+                await connection.execute(revocation)
+            if self._reassign_to:
+                keeper = sql.Identifier(self._reassign_to)
+                await connection.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(role, keeper))
+            await connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
+
+
+async def _end_sessions(connection: Connection, oid: int) -> None:
+    """Until there is none; sessions that were starting when the role lost its login are waited for, a moment."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    starting = {pid for (pid,) in await _rows(connection, _STARTING, ())}
+    while True:
+        if starting:
+            starting &= {pid for (pid,) in await _rows(connection, _STARTING, ())}
+        ((count,),) = await _rows(connection, _TERMINATE, (oid,))
+        passed = loop.time() - began
+        if not count and (not starting or passed > _STARTING_S):
+            return
+        if passed > _SESSIONS_END_S:
+            raise IssuerError(f"{count} sessions of the role do not end", hint="look at pg_stat_activity")
+        await asyncio.sleep(_POLL_S)
+
+
+async def _rights(connection: Connection, oid: int) -> set[Right]:
+    rows = await _rows(connection, _RIGHTS, {"oid": oid})
+    return {Right(kind=k, schema=s, name=n, privilege=p, grantable=g) for k, s, n, p, g in rows}
+
+
+async def _rows(connection: Connection, query: str, parameters: Any) -> list[TupleRow]:
+    cursor = await connection.execute(query, parameters)
+    return await cursor.fetchall()
+
+
+def _ours(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise IssuerError("the name is none that Leasehold gives", hint=_DEFECT)
+
+
+def _said(error: psycopg.Error) -> tuple[str, str]:
+    """What to say of an error of the driver's: never its own words."""
+    state = error.sqlstate or ""
+    if state in _SAID:
+        return _SAID[state]
+    if error.pgconn is not None and not state and error.pgconn.used_password:
+        # It had come so far as to ask for the password, and then ended the connection; the driver gives no code.
+        return (
+            "the server refuses the issuer's role, its password or the database",
+            "was the password changed there? `leasehold secret set` stores a new one",
+        )
+    if isinstance(error, psycopg.OperationalError) and not state:
+        return (
+            "the server cannot be reached, or its certificate does not verify",
+            "look at the parameters server and ca",
+        )
+    return f"the server answered with the error {state or type(error).__name__}", "look at the server's log"

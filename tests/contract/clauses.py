@@ -1,0 +1,216 @@
+"""The contract that every issuer keeps, against its real provider. Each issuer's module has a class of these tests.
+
+::
+
+    @pytest.fixture(scope="module")
+    def subject(…) -> Iterator[Subject]: …
+
+    class TestPostgres(IssuerContract): …
+
+The clause "never wider than asked", which a real provider does not break, is tried with a lying issuer in
+``tests/unit/broker/issuers/test_checked.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from contract.desk import LIMIT_S, Desk, Run
+from contract.subject import Refused, Subject
+from leasehold.broker.issuers.checked import CheckedIssuer
+from leasehold.broker.issuers.ports import NAME_PREFIX
+from leasehold.broker.lease.machine import Revocability
+from leasehold.core.errors import ConfigError, IssuerError
+from leasehold.core.secret import Secret
+
+FOREIGN = ("lhx_stranger", "my_lh_account", "LH_SHOUTED")
+HOSTILE_NAMES = (
+    "",
+    "postgres",
+    NAME_PREFIX,
+    f"{NAME_PREFIX}{'a' * 40}",
+    f"{NAME_PREFIX}UPPER",
+    f"{NAME_PREFIX}a b",
+    f"{NAME_PREFIX}a*",
+    f"{NAME_PREFIX}%",
+    f"{NAME_PREFIX}a\n",
+    f"{NAME_PREFIX}a\0",
+    f"{NAME_PREFIX}a/../b",
+    f'{NAME_PREFIX}a\'; DROP ROLE "x"; --',
+)
+
+
+def said(error: BaseException | None) -> str:
+    """Everything that an exception and those behind it would show."""
+    if error is None:
+        return ""
+    own = f"{error} {error!r} {error.args} {getattr(error, 'hint', '')} {vars(error)}"
+    return f"{own} {said(error.__cause__)} {said(error.__context__)}"
+
+
+def fails(run: Run, call: Awaitable[Any], *values: Secret) -> IssuerError:
+    """It is an ``IssuerError`` that helps, and tells none of the secret values."""
+    with pytest.raises(IssuerError) as caught:
+        run(call)
+    error = caught.value
+    assert error.hint
+    assert not [value for value in values if value.reveal().decode() in said(error)]
+    return error
+
+
+class IssuerContract:
+    """The clauses."""
+
+    def test_what_is_issued_works(self, subject: Subject, desk: Desk) -> None:
+        order = desk.order()
+        issued = desk.issue(order)
+        assert order.name in subject.accounts()
+        for operation in subject.within:
+            subject.attempt(issued.material, operation)
+
+    def test_its_scope_is_what_was_asked_and_no_more(self, subject: Subject, desk: Desk) -> None:
+        order = desk.order()
+        issued = desk.issue(order)
+        assert issued.scope == order.scope
+        for operation in subject.beyond:
+            with pytest.raises(Refused):
+                subject.attempt(issued.material, operation)
+
+    def test_a_task_that_asks_for_less_gets_less(self, subject: Subject, desk: Desk) -> None:
+        whole, part = desk.issue(desk.order()), desk.issue(desk.order(scope=subject.less))
+        assert part.scope == subject.less
+        subject.attempt(whole.material, subject.beyond_less)
+        with pytest.raises(Refused):
+            subject.attempt(part.material, subject.beyond_less)
+
+    def test_more_than_is_configured_is_not_issued(self, subject: Subject, desk: Desk, run: Run) -> None:
+        for scope in (subject.outside, subject.scope | subject.outside):
+            order = desk.order(scope=scope)
+            fails(run, desk.issuer.issue(order), order.secret, subject.secret)
+            assert order.name not in subject.accounts()
+
+    def test_issuing_again_adopts(self, subject: Subject, desk: Desk) -> None:
+        order = desk.order()
+        first, second = desk.issue(order), desk.issue(order)
+        for issued in (first, second):
+            assert issued.scope == order.scope
+            subject.attempt(issued.material, subject.within[0])
+        assert [name for name in subject.accounts() if name == order.name] == [order.name]
+
+    def test_what_a_crash_left_half_made_is_completed(self, subject: Subject, desk: Desk) -> None:
+        order = desk.order()
+        subject.plant(order.name)
+        issued = desk.issue(order)
+        for operation in subject.within:
+            subject.attempt(issued.material, operation)
+        assert issued.scope == order.scope
+
+    def test_the_provider_ends_it_when_its_time_is_over(self, subject: Subject, desk: Desk) -> None:
+        order = desk.order()
+        issued = desk.issue(order)
+        ends = subject.expires(order.name)
+        assert ends is not None
+        assert order.expires - 60 <= ends <= order.expires
+        assert abs(issued.expires - ends) <= 1
+
+    def test_what_is_revoked_is_gone(self, subject: Subject, desk: Desk) -> None:
+        order = desk.order()
+        issued = desk.issue(order)
+        assert desk.issuer.revocability is Revocability.NOW
+        sessions = [desk.open(issued.material) for _ in range(3)]
+        assert all(session.alive() for session in sessions)
+        assert subject.sessions(order.name) == 3
+        desk.revoke(order.name)
+        assert not any(session.alive() for session in sessions)
+        assert subject.sessions(order.name) == 0
+        assert order.name not in subject.accounts()
+        with pytest.raises(Refused):
+            subject.attempt(issued.material, subject.within[0])
+
+    def test_revoking_one_leaves_the_others(self, subject: Subject, desk: Desk) -> None:
+        order, other = desk.order(), desk.order()
+        desk.issue(order)
+        issued = desk.issue(other)
+        session = desk.open(issued.material)
+        desk.revoke(order.name)
+        assert session.alive()
+        subject.attempt(issued.material, subject.within[0])
+
+    def test_what_is_not_there_is_revoked(self, subject: Subject, desk: Desk) -> None:
+        order, never = desk.order(), desk.order()
+        desk.issue(order)
+        for name in (order.name, order.name, never.name):
+            desk.revoke(name)
+            assert name not in subject.accounts()
+
+    def test_what_a_crash_left_half_made_is_revoked(self, subject: Subject, desk: Desk) -> None:
+        order = desk.order()
+        subject.plant(order.name)
+        desk.revoke(order.name)
+        assert order.name not in subject.accounts()
+
+    def test_find_lists_ours_and_nobody_elses(self, subject: Subject, desk: Desk, run: Run) -> None:
+        orders = [desk.order() for _ in range(2)]
+        try:
+            for name in FOREIGN:
+                subject.plant(name)
+            for order in orders:
+                desk.issue(order)
+            assert set(run(desk.issuer.find())) == {order.name for order in orders}
+            desk.revoke(orders[0].name)
+            assert set(run(desk.issuer.find())) == {orders[1].name}
+            assert {*FOREIGN} <= {*subject.accounts()}
+        finally:
+            for name in FOREIGN:
+                subject.remove(name)
+
+    def test_no_other_name_is_created_or_revoked(self, subject: Subject, desk: Desk, run: Run) -> None:
+        before = {*subject.accounts()}
+        raw = subject.issuer(subject.parameters(), subject.secret)
+        for name in HOSTILE_NAMES:
+            order = replace(desk.order(), name=name)
+            for issuer in (raw, CheckedIssuer(raw)):
+                fails(run, issuer.revoke(name), subject.secret)
+                fails(run, issuer.issue(order), subject.secret, order.secret)
+        run(raw.close())
+        assert {*subject.accounts()} == before
+
+    def test_the_administrative_credential_is_checked(self, subject: Subject, desk: Desk, run: Run) -> None:
+        before = {*subject.accounts()}
+        run(desk.issuer.check())
+        assert {*subject.accounts()} == before
+        wrong = Secret(b"not-the-administrative-secret")
+        issuer = desk.made(secret=wrong)
+        order = desk.order()
+        refused = fails(run, issuer.check(), wrong)
+        assert "refuse" in refused.message
+        fails(run, issuer.issue(order), wrong, order.secret)
+        fails(run, issuer.find(), wrong)
+        run(issuer.close())
+
+    def test_a_provider_that_is_down_is_an_error_that_says_so(
+        self, subject: Subject, desk: Desk, run: Run, nobody: tuple[str, int], silence: tuple[str, int]
+    ) -> None:
+        for address in (nobody, silence):
+            issuer = desk.made(address, create_s=LIMIT_S, revoke_s=LIMIT_S)
+            order = desk.order()
+            fails(run, issuer.issue(order), subject.secret, order.secret)
+            for call in (issuer.check(), issuer.revoke(order.name), issuer.find()):
+                fails(run, call, subject.secret)
+            run(issuer.close())
+
+    def test_what_could_be_an_attack_is_refused_as_configuration(self, subject: Subject) -> None:
+        parameters = subject.parameters()
+        subject.issuer(parameters, subject.secret)
+        for change in subject.hostile:
+            with pytest.raises(ConfigError) as caught:
+                subject.issuer({**parameters, **change}, subject.secret)
+            assert any(key in caught.value.message for key in change), (change, caught.value.message)
+
+    def test_an_unknown_parameter_is_named(self, subject: Subject) -> None:
+        with pytest.raises(ConfigError, match="grnats"):
+            subject.issuer({**subject.parameters(), "grnats": []}, subject.secret)
