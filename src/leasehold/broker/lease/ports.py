@@ -25,7 +25,10 @@ class Ledger(Protocol):
         """Replace ``before`` by ``after``; ``StaleEntry`` unless it still has the epoch of ``before``."""
 
     def claim(self, now: float, limit: int, worker: str, until: float) -> Sequence[Entry]:
-        """Open entries that are due at ``now``, soonest first, which no other worker gets before ``until``."""
+        """Open entries that are due at ``now``, soonest first, which nobody gets again before ``until``.
+
+        A change ends the claim, except that from intended or active to revoking: the one who makes it goes on.
+        """
 
     def entry(self, entry_id: str) -> Entry | None:
         """One entry."""
@@ -42,7 +45,7 @@ class Ledger(Protocol):
         """How many entries there are in each state."""
 
     def next_due(self) -> float | None:
-        """When the next open entry is due."""
+        """When the next open entry is due, and its claim over if it has one: when ``claim`` next finds something."""
 
     def beat(self, owner: str, now: float) -> None:
         """This broker process is alive at ``now``."""

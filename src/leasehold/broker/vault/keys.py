@@ -79,6 +79,11 @@ def vault_key(master: Secret) -> Secret:
     return _derived(master, b"leasehold vault")
 
 
+def ledger_key(master: Secret) -> Secret:
+    """The key that seals what the ledger keeps for revoking."""
+    return _derived(master, b"leasehold ledger")
+
+
 def _derived(master: Secret, purpose: bytes) -> Secret:
     return Secret(HKDF(algorithm=hashes.SHA256(), length=_BYTES, salt=None, info=purpose).derive(master.reveal()))
 

@@ -10,7 +10,7 @@ import pytest
 from keyring.errors import KeyringLocked
 
 from leasehold.broker.vault import keys
-from leasehold.broker.vault.keys import audit_key, master_key, system_keyring, vault_key
+from leasehold.broker.vault.keys import audit_key, ledger_key, master_key, system_keyring, vault_key
 from leasehold.core.errors import VaultError
 
 
@@ -173,8 +173,9 @@ def test_of_two_that_begin_at_once_one_is_first(tmp_path: Path, monkeypatch: pyt
 
 def test_keys_for_different_purposes_differ(tmp_path: Path) -> None:
     master = master_key(tmp_path, none)
-    assert len({audit_key(master).reveal(), vault_key(master).reveal(), master.reveal()}) == 3
-    assert vault_key(master) == vault_key(master)
+    derived = [audit_key(master), vault_key(master), ledger_key(master)]
+    assert len({key.reveal() for key in (master, *derived)}) == 4
+    assert derived == [audit_key(master), vault_key(master), ledger_key(master)]
 
 
 def test_without_a_session_there_is_no_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
