@@ -373,11 +373,7 @@ class PostgresLedger(SqlLedger):
         import psycopg
 
         connection = psycopg.connect(self._conninfo.reveal().decode(), autocommit=True)
-        try:
-            connection.execute(_SESSION)
-        except psycopg.Error:
-            connection.close()
-            raise
+        connection.execute(_SESSION)
         return connection
 
     def _told(self) -> ColumnElement[Any]:
@@ -400,11 +396,9 @@ def _entry(row: Row[Any]) -> Entry:
     values = row._asdict()
     values["state"] = State(values["state"])
     values["revocability"] = Revocability(values["revocability"])
-    # What an update of SQLite's returns has whole numbers among them.
-    values |= {
-        name: float(values[name]) for name in ("created", "expires", "due", "closed") if values[name] is not None
-    }
-    return Entry(**values)
+    # Whole numbers come as such from what an update of SQLite's returns.
+    times = {name: values[name] for name in ("created", "expires", "due", "closed")}
+    return Entry(**values | {name: None if at is None else float(at) for name, at in times.items()})
 
 
 def _condition(e: Exception) -> str:
