@@ -32,6 +32,7 @@ class CheckedIssuer:
         self._revoke_s = revoke_s
         self.kind: str = issuer.kind
         self.revocability: Revocability = issuer.revocability
+        self.scope: frozenset[str] = issuer.scope
 
     async def check(self) -> None:
         """See :meth:`Issuer.check`."""

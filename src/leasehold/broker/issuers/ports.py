@@ -50,6 +50,8 @@ class Issuer(Protocol):
 
     kind: str
     revocability: Revocability
+    scope: frozenset[str]
+    """All that its configuration grants: no order may have more."""
 
     async def check(self) -> None:
         """The provider can be reached, and the administrative credential may do what is needed and no more."""

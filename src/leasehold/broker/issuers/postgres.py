@@ -7,12 +7,15 @@ taken back in steps that can each be repeated: no login, end sessions, drop what
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import math
 import re
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 from typing import Any, TypeVar
 
 import psycopg
@@ -31,10 +34,10 @@ Connection = AsyncConnection[TupleRow]
 
 _NAME = re.compile(rf"{NAME_PREFIX}[a-z0-9_]{{1,29}}")
 _CONNECT_TIMEOUT_S = 5
-_SESSIONS_END_S = 8.0
 _STARTING_S = 1.0
 _POLL_S = 0.02
-_VERSION_MIN = 140000
+_IDLE_MAX = 8
+_ITERATIONS = 4096
 _MANUAL = "docs/issuers/postgres.md says what the issuer's role needs"
 _DEFECT = "this is a defect in Leasehold; please report it"
 
@@ -47,11 +50,13 @@ _OPTIONS = " ".join(
         "statement_timeout=10s",
         "lock_timeout=8s",
         "idle_in_transaction_session_timeout=10s",
+        "idle_session_timeout=5min",
         "client_min_messages=error",
     )
 )
 # Two that change the access list of one object at the same time disturb each other; issuers take turns in a database.
-_TURN = "SELECT pg_advisory_xact_lock(hashtext('leasehold'), hashtext('grants'))"
+_TURN = sql.SQL("SELECT pg_advisory_xact_lock(hashtext('leasehold'), hashtext('grants'))")
+_NAME_TURN = "SELECT pg_advisory_xact_lock(hashtext('leasehold'), hashtext(%s))"
 _FIND = "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)"
 _OID = "SELECT oid FROM pg_roles WHERE rolname = %s"
 _ROLE = """
@@ -86,9 +91,17 @@ SELECT upper(classid::regclass::text), '', objid::text, 'SOMETHING', false FROM 
 WHERE (dbid, classid, objid, objsubid) NOT IN (
   SELECT * FROM here WHERE classid IN ('pg_class'::regclass, 'pg_namespace'::regclass, 'pg_database'::regclass))"""
 _RELATIONS = """
-SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname
+SELECT 'TABLE', n.nspname, c.relname, ARRAY(
+  SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) p
+  WHERE has_table_privilege(c.oid, p || ' WITH GRANT OPTION'))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = ANY(%s) AND c.relkind IN ('r', 'v', 'm', 'f', 'p', 'S') AND c.relowner <> %s"""
+WHERE n.nspname = ANY(%(schemas)s) AND c.relkind IN ('r', 'v', 'm', 'f', 'p')
+UNION ALL
+SELECT 'SEQUENCE', n.nspname, c.relname, ARRAY(
+  SELECT p FROM unnest(ARRAY['SELECT', 'UPDATE', 'USAGE']) p
+  WHERE has_sequence_privilege(c.oid, p || ' WITH GRANT OPTION'))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY(%(schemas)s) AND c.relkind = 'S'"""
 # By SET ROLE a member has what the roles above it are, attributes included.
 _REACHES = """
 SELECT rolname FROM pg_roles
@@ -98,11 +111,11 @@ WHERE pg_has_role(%(oid)s, oid, 'MEMBER') AND oid <> %(oid)s
 _MYSELF = """
 SELECT rolcreaterole, rolinherit, rolsuper OR rolcreatedb OR rolreplication OR rolbypassrls
 FROM pg_roles WHERE rolname = current_user"""
-_TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = %s"
 # A session that is just starting is in no list yet, but its first transaction is.
 _STARTING = """
 SELECT l.pid FROM pg_locks l
 WHERE l.locktype = 'virtualxid' AND l.pid NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)"""
+_TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = %s"
 _ELSEWHERE = """
 SELECT DISTINCT d.datname FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid
 WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = %s AND d.datname <> current_database()"""
@@ -111,7 +124,12 @@ SELECT (SELECT count(*) FROM pg_roles WHERE rolname = %s),
        (SELECT count(*) FROM pg_stat_activity a
         WHERE a.usesysid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid))"""
 
+_NO_LOGIN = sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0 PASSWORD NULL")
+# Without being in it, the issuer's role may neither end its sessions nor drop what it owns.
+_JOIN = sql.SQL("GRANT {} TO CURRENT_USER")
+
 _SAID = {
+    "0LP01": ("a task's role is in the issuer's own, or would be", "take it out by hand"),
     "42501": ("the issuer's role may not do that", _MANUAL),
     "42704": ("a role that is named does not exist", "look at the parameters grants and reassign_to"),
     "42P01": ("a table or sequence that is named does not exist", "look at the parameter grants"),
@@ -135,32 +153,44 @@ class Server:
 
 
 class PostgresIssuer:
-    """See :class:`leasehold.broker.issuers.ports.Issuer`. A connection per call; none is kept.
+    """See :class:`leasehold.broker.issuers.ports.Issuer`. A call has a connection of its own, kept for the next.
 
     ``allowed``: what an order's scope may hold. ``connections``: how many a lease may have open. ``reassign_to``: the
-    role that keeps what a lease's role has created; without one it is dropped.
+    role that keeps what a lease's role has created; without one it is dropped. ``sessions_end_s``: how long revoking
+    waits for sessions to end.
     """
 
     kind = "postgres"
     revocability = Revocability.NOW
 
     def __init__(
-        self, server: Server, password: Secret, *, allowed: Collection[Grant], connections: int, reassign_to: str = ""
+        self,
+        server: Server,
+        password: Secret,
+        *,
+        allowed: Collection[Grant],
+        connections: int,
+        reassign_to: str = "",
+        sessions_end_s: float = 8.0,
     ) -> None:
         self._server = server
         self._password = password
         self._allowed = frozenset(allowed)
+        self.scope = frozenset(map(str, self._allowed))
         self._connections = connections
         self._reassign_to = reassign_to
+        self._sessions_end_s = sessions_end_s
+        self._idle: list[Connection] = []
 
     async def check(self) -> None:
         """Looks at the issuer's role; creates one with all grants and drops it, in a transaction that is undone."""
+        await self.close()  # what is checked is whether it can come in now
         order = Order(
             name=f"{NAME_PREFIX}check_{token_hex(8)}",
             secret=Secret(token_hex(16).encode()),
             task="check",
             expires=0.0,
-            scope=frozenset(map(str, self._allowed)),
+            scope=self.scope,
         )
         await self._work(lambda connection: self._check(connection, order))
 
@@ -189,7 +219,9 @@ class PostgresIssuer:
         return await self._work(work)
 
     async def close(self) -> None:
-        """Nothing is kept open."""
+        """Close the connections that were kept."""
+        while self._idle:
+            await self._idle.pop().close()
 
     def _wanted(self, order: Order) -> dict[str, Grant]:
         """The order's scope, parsed; only what the configuration has is granted, whoever asks."""
@@ -204,11 +236,23 @@ class PostgresIssuer:
             raise IssuerError("the order's scope is not in the configured grants", hint=_DEFECT)
         return wanted
 
-    async def _work(self, work: Callable[[Connection], Awaitable[T]], database: str = "") -> T:
+    async def _work(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         try:
-            connection = await self._connect(database or self._server.database)
-            async with connection:
-                return await work(connection)
+            while True:
+                kept = bool(self._idle)
+                connection = self._idle.pop() if kept else await self._connect(self._server.database)
+                try:
+                    result = await work(connection)
+                    if len(self._idle) < _IDLE_MAX:
+                        self._idle.append(connection)
+                    return result
+                except psycopg.OperationalError:
+                    # One that was kept may have died meanwhile; everything here may be done again.
+                    if not (kept and connection.broken):
+                        raise
+                finally:
+                    if connection not in self._idle:
+                        await connection.close()
         except psycopg.Error as e:
             message, hint = _said(e)
         # Behind the except block: the server's own words, and what the driver holds, are not carried along.
@@ -220,7 +264,7 @@ class PostgresIssuer:
             host=server.host,
             port=server.port,
             user=server.user,
-            password=self._password.reveal().decode(errors="surrogateescape"),
+            password=self._password.reveal().decode(errors="replace"),
             dbname=database,
             sslmode="verify-full",
             sslrootcert=server.ca,
@@ -231,12 +275,10 @@ class PostgresIssuer:
             application_name="leasehold",
             options=_OPTIONS,
             autocommit=True,
-            prepare_threshold=None,
+            prepare_threshold=1,
         )
 
     async def _check(self, connection: Connection, order: Order) -> None:
-        if connection.info.server_version < _VERSION_MIN:
-            raise IssuerError("the server is older than PostgreSQL 14", hint="upgrade the server")
         ((creates, inherits, more),) = await _rows(connection, _MYSELF, ())
         if not creates or not inherits:
             raise IssuerError("the issuer's role lacks CREATEROLE or INHERIT", hint=_MANUAL)
@@ -244,27 +286,26 @@ class PostgresIssuer:
             raise IssuerError("the issuer's role may do more than an issuer needs", hint=_MANUAL)
         async with connection.transaction(force_rollback=True):
             issued = await self._issue(connection, order, self._wanted(order))
-            await self._drop(connection, order.name)
-        surplus = issued.scope - order.scope
-        if surplus:
-            raise IssuerError(f"a task's role would get more: {', '.join(sorted(surplus))}", hint=_MANUAL)
+            surplus = issued.scope - order.scope
+            if surplus:
+                raise IssuerError(f"a task's role would get more: {', '.join(sorted(surplus))}", hint=_MANUAL)
+            ((oid,),) = await _rows(connection, _OID, (order.name,))
+            await connection.execute(_JOIN.format(sql.Identifier(order.name)))
+            await self._disown(connection, oid, order.name, drop=True)
 
     async def _issue(self, connection: Connection, order: Order, wanted: dict[str, Grant]) -> Issued:
-        await connection.execute(_TURN)
+        await _rows(connection, _NAME_TURN, (order.name,))
         verb = "ALTER" if await _rows(connection, _OID, (order.name,)) else "CREATE"
-        # The verifier (RFC 5802) is computed here: the password itself is in no statement that a server could log.
-        verifier = connection.pgconn.encrypt_password(order.secret.reveal(), order.name.encode(), b"scram-sha-256")
-        await connection.execute(
-            sql.SQL("{} ROLE {} LOGIN CONNECTION LIMIT {} PASSWORD {} VALID UNTIL {}").format(
-                sql.SQL(verb),
-                sql.Identifier(order.name),
-                sql.Literal(self._connections),
-                sql.Literal(verifier.decode()),
-                sql.Literal(datetime.fromtimestamp(math.floor(order.expires), UTC).isoformat()),
-            )
+        role = sql.SQL("{} ROLE {} LOGIN CONNECTION LIMIT {} PASSWORD {} VALID UNTIL {}").format(
+            sql.SQL(verb),
+            sql.Identifier(order.name),
+            sql.Literal(self._connections),
+            sql.Literal(_verifier(order.secret)),
+            sql.Literal(datetime.fromtimestamp(math.floor(order.expires), UTC).isoformat()),
         )
-        for grant in wanted.values():
-            await connection.execute(grants.statement(grant, order.name, self._server.database))
+        rights = await self._expected(connection, wanted)
+        granting = grants.granting(frozenset().union(*rights.values()), order.name)
+        await connection.execute(_together(role, _TURN, *granting))
         ((oid,),) = await _rows(connection, _OID, (order.name,))
         return Issued(
             material={
@@ -273,7 +314,7 @@ class PostgresIssuer:
                 "database": Secret(self._server.database.encode()),
             },
             expires=await self._expires(connection, oid),
-            scope=await self._scope(connection, oid, wanted),
+            scope=await self._scope(connection, oid, rights),
         )
 
     async def _expires(self, connection: Connection, oid: int) -> float:
@@ -282,79 +323,82 @@ class PostgresIssuer:
             raise IssuerError("the role has attributes that no lease gets", hint="who else uses this name?")
         return math.inf if expires is None else float(expires)
 
-    async def _scope(self, connection: Connection, oid: int, wanted: dict[str, Grant]) -> frozenset[str]:
-        """What the role has been granted: texts of the order where it has all of one, and whatever is more."""
-        has = await _rights(connection, oid)
-        schemas = [grant.schema for grant in wanted.values()]
-        relations = [(str(k), str(s), str(n)) for k, s, n in await _rows(connection, _RELATIONS, (schemas, oid))]
-        more = has.copy()
+    async def _expected(self, connection: Connection, wanted: dict[str, Grant]) -> dict[str, frozenset[Right]]:
+        """The rights that each text of an order stands for."""
+        schemas = [grant.schema for grant in wanted.values() if grant.schema and not grant.name]
+        rows = await _rows(connection, _RELATIONS, {"schemas": schemas}) if schemas else []
+        relations = [(str(kind), str(schema), str(name), tuple(may)) for kind, schema, name, may in rows]
+        rights: dict[str, frozenset[Right]] = {}
         for text, grant in wanted.items():
-            rights = grants.expected(grant, self._server.database, relations)
-            if rights - has:
+            rights[text] = grants.expected(grant, self._server.database, relations)
+            if {right.privilege for right in rights[text]} != {*grant.privileges}:
+                raise IssuerError(f"there is nothing for which the issuer's role may grant {text}", hint=_MANUAL)
+        return rights
+
+    async def _scope(self, connection: Connection, oid: int, rights: dict[str, frozenset[Right]]) -> frozenset[str]:
+        """What the role has been granted: texts of the order, where it has all of one, and whatever is more."""
+        has = await _rights(connection, oid)
+        for text, expected in rights.items():
+            if expected - has:
                 # A server only warns when it grants less than it was told to.
                 raise IssuerError(f"the server did not grant all of {text}", hint=_MANUAL)
-            more -= rights
-        above = await _rows(connection, _REACHES, {"oid": oid, "safe": sorted(grants.SAFE_PREDEFINED)})
-        more_than_a_task = {f"what {name} may, which is more than a task needs" for (name,) in above}
-        return frozenset(wanted) | {str(right) for right in more} | more_than_a_task
+        more = has.difference(*rights.values())
+        found = []
+        if any(right.kind == grants.Target.ROLE for right in has):
+            found = await _rows(connection, _REACHES, {"oid": oid, "safe": sorted(grants.SAFE_PREDEFINED)})
+        above = {f"what {name} may, which is more than a task needs" for (name,) in found}
+        return frozenset(rights) | {str(right) for right in more} | above
 
     async def _revoke(self, connection: Connection, name: str) -> None:
-        rows = await _rows(connection, _OID, (name,))
-        for (oid,) in rows:
-            role = sql.Identifier(name)
-            # Without being in it, the issuer's role may neither end its sessions nor drop what it owns.
-            async with connection.transaction():
-                await connection.execute(sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0 PASSWORD NULL").format(role))
-                await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
-            await _end_sessions(connection, oid)
+        role = sql.Identifier(name)
+        for (oid,) in await _rows(connection, _OID, (name,)):
+            await connection.execute(_NO_LOGIN.format(role))
+            await connection.execute(_JOIN.format(role))
+            await self._end_sessions(connection, oid)
             for (database,) in await _rows(connection, _ELSEWHERE, (oid,)):
-                await self._work(lambda there: self._disown(there, name), database)
-            async with connection.transaction():
-                await self._drop(connection, name)
+                async with await self._connect(database) as there:
+                    await self._disown(there, oid, name)
+            await self._disown(connection, oid, name, drop=True)
         ((there, sessions),) = await _rows(connection, _LEFT, (name,))
-        if there:
-            raise IssuerError("the role is still there", hint="who else creates roles of this name?")
-        if sessions:
+        if there or sessions:
             raise IssuerError(
-                "there are sessions of a role that was dropped",
-                hint="as a superuser, end those whose usesysid in pg_stat_activity is no role's oid",
+                "the role is still there, or a session of one that was dropped",
+                hint="as a superuser, end the sessions whose usesysid in pg_stat_activity is no role's oid",
             )
 
-    async def _drop(self, connection: Connection, name: str) -> None:
-        await self._disown(connection, name)
-        await connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+    async def _end_sessions(self, connection: Connection, oid: int) -> None:
+        """Until there is none; sessions that were starting when the role lost its login are waited for, a moment."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        starting: set[int] | None = None
+        while True:
+            # In this order: one that is not starting any more when looked for is in the list that comes after.
+            now = {pid for (pid,) in await _rows(connection, _STARTING, ())}
+            starting = now if starting is None else starting & now
+            ((count,),) = await _rows(connection, _TERMINATE, (oid,))
+            passed = loop.time() - began
+            if not count and (not starting or passed > _STARTING_S):
+                return
+            if passed > self._sessions_end_s:
+                raise IssuerError(f"{count} sessions of the role do not end", hint="look at pg_stat_activity")
+            await asyncio.sleep(_POLL_S)
 
-    async def _disown(self, connection: Connection, name: str) -> None:
-        """Take what the role owns, and its grants, in one database."""
+    async def _disown(self, connection: Connection, oid: int, name: str, *, drop: bool = False) -> None:
+        """Take from the role, in one database, what it owns and was granted; then drop it. One transaction."""
         role = sql.Identifier(name)
-        async with connection.transaction():
-            await connection.execute(_TURN)
-            ((oid,),) = await _rows(connection, _OID, (name,))
-            await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
-            # One by one: dropping all at once asks for rights on columns, which sequences have none of to give.
-            for revocation in grants.revocations(await _rights(connection, oid), name):
-                await connection.execute(revocation)
-            if self._reassign_to:
-                keeper = sql.Identifier(self._reassign_to)
-                await connection.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(role, keeper))
-            await connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        # One by one: dropping all at once asks for rights on columns, which sequences have none of to give.
+        steps: list[sql.Composable] = [_TURN, *grants.revoking(await _rights(connection, oid), name)]
+        if self._reassign_to:
+            steps.append(sql.SQL("REASSIGN OWNED BY {} TO {}").format(role, sql.Identifier(self._reassign_to)))
+        steps.append(sql.SQL("DROP OWNED BY {}").format(role))
+        if drop:
+            steps.append(sql.SQL("DROP ROLE {}").format(role))
+        await connection.execute(_together(*steps))
 
 
-async def _end_sessions(connection: Connection, oid: int) -> None:
-    """Until there is none; sessions that were starting when the role lost its login are waited for, a moment."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    starting = {pid for (pid,) in await _rows(connection, _STARTING, ())}
-    while True:
-        if starting:
-            starting &= {pid for (pid,) in await _rows(connection, _STARTING, ())}
-        ((count,),) = await _rows(connection, _TERMINATE, (oid,))
-        passed = loop.time() - began
-        if not count and (not starting or passed > _STARTING_S):
-            return
-        if passed > _SESSIONS_END_S:
-            raise IssuerError(f"{count} sessions of the role do not end", hint="look at pg_stat_activity")
-        await asyncio.sleep(_POLL_S)
+def _together(*statements: sql.Composable) -> sql.Composed:
+    """Sent at once: without a transaction around them they are one of their own."""
+    return sql.SQL("; ").join(statements)
 
 
 async def _rights(connection: Connection, oid: int) -> set[Right]:
@@ -365,6 +409,16 @@ async def _rights(connection: Connection, oid: int) -> set[Right]:
 async def _rows(connection: Connection, query: str, parameters: Any) -> list[TupleRow]:
     cursor = await connection.execute(query, parameters)
     return await cursor.fetchall()
+
+
+def _verifier(password: Secret) -> str:
+    """What the server keeps (RFC 5803): with it made here, the password is in no statement that could be logged."""
+    salt = token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.reveal(), salt, _ITERATIONS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    salt64, stored64, server64 = (base64.b64encode(part).decode() for part in (salt, stored, server))
+    return f"SCRAM-SHA-256${_ITERATIONS}:{salt64}${stored64}:{server64}"
 
 
 def _ours(name: str) -> None:

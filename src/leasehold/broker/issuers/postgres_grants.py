@@ -4,7 +4,7 @@
 
     CONNECT | TEMPORARY                                    the database of the server's URL
     SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON [TABLE] s.t
-    … ON ALL TABLES IN SCHEMA s                            those that exist when the lease begins
+    … ON ALL TABLES IN SCHEMA s                            those that there are, and that the issuer may hand on
     USAGE, SELECT, UPDATE ON SEQUENCE s.q | ON ALL SEQUENCES IN SCHEMA s
     USAGE, CREATE ON SCHEMA s
     MEMBER OF r
@@ -54,7 +54,6 @@ _PRIVILEGES = {
     Target.ALL_SEQUENCES: _SEQUENCE,
     Target.ROLE: ("MEMBER",),
 }
-_BY_KIND = {kind: _PRIVILEGES[kind] for kind in (Target.DATABASE, Target.SCHEMA, Target.TABLE, Target.SEQUENCE)}
 _FORMS = tuple(
     (target, re.compile(form))
     for target, form in (
@@ -140,51 +139,53 @@ def _check(grant: Grant, privileges: Collection[str]) -> None:
         raise Wrong(f"{grant.name} reaches beyond the data", f"expected one of {', '.join(sorted(SAFE_PREDEFINED))}")
 
 
-def statement(grant: Grant, role: str, database: str) -> sql.Composed:
-    """``GRANT`` of it to ``role``."""
-    if grant.target is Target.ROLE:
-        return sql.SQL("GRANT {} TO {}").format(sql.Identifier(grant.name), sql.Identifier(role))
-    name = filter(None, (grant.schema, grant.name)) if grant.schema else (database,)
-    return sql.SQL("GRANT {} ON {} {} TO {}").format(
-        sql.SQL(", ").join(sql.SQL(item) for item in grant.privileges),
-        sql.SQL(grant.target),
-        sql.Identifier(*name),
-        sql.Identifier(role),
-    )
-
-
-def revocations(rights: Iterable[Right], role: str) -> Iterator[sql.Composed]:
-    """``REVOKE`` of them from ``role``; membership, which goes with the role, and what we cannot grant, is left out."""
-    for kind, privileges in _BY_KIND.items():
-        for privilege in privileges:
-            objects = sorted(
-                tuple(filter(None, (right.schema, right.name)))
-                for right in rights
-                if (right.kind, right.privilege) == (kind, privilege)
-            )
-            if objects:
-                yield sql.SQL("REVOKE {} ON {} {} FROM {}").format(
-                    sql.SQL(privilege),
-                    sql.SQL(kind),
-                    sql.SQL(", ").join(sql.Identifier(*name) for name in objects),
-                    sql.Identifier(role),
-                )
-
-
-def expected(grant: Grant, database: str, relations: Iterable[tuple[str, str, str]]) -> frozenset[Right]:
-    """The rights that it stands for, among ``relations`` (kind, schema, name)."""
+def expected(
+    grant: Grant, database: str, relations: Iterable[tuple[str, str, str, Collection[str]]]
+) -> frozenset[Right]:
+    """The rights that it stands for. ``relations``: kind, schema and name of tables and sequences, and what the issuer
+    may hand on there; of "all" those are meant.
+    """
     if grant.target is Target.DATABASE:
-        objects: Iterable[tuple[str, str, str]] = [("DATABASE", "", database)]
+        objects = [("DATABASE", "", database, grant.privileges)]
     elif grant.target in (Target.ALL_TABLES, Target.ALL_SEQUENCES):
         kind = grant.target.split()[1].removesuffix("S")
-        objects = [found for found in relations if found[:2] == (kind, grant.schema)]
+        objects = [
+            (*found[:3], tuple(item for item in grant.privileges if item in found[3]))
+            for found in relations
+            if found[:2] == (kind, grant.schema)
+        ]
     else:
-        objects = [(str(grant.target), grant.schema, grant.name)]
+        objects = [(str(grant.target), grant.schema, grant.name, grant.privileges)]
     return frozenset(
         Right(kind=kind, schema=schema, name=name, privilege=privilege)
-        for kind, schema, name in objects
-        for privilege in grant.privileges
+        for kind, schema, name, privileges in objects
+        for privilege in privileges
     )
+
+
+def granting(rights: Collection[Right], role: str) -> Iterator[sql.Composed]:
+    """``GRANT`` of them to ``role``."""
+    groups = sorted(right.name for right in rights if right.kind == Target.ROLE)
+    if groups:
+        names = sql.SQL(", ").join(map(sql.Identifier, groups))
+        yield sql.SQL("GRANT {} TO {}").format(names, sql.Identifier(role))
+    yield from _each(sql.SQL("GRANT {} ON {} {} TO {}"), rights, role)
+
+
+def revoking(rights: Collection[Right], role: str) -> Iterator[sql.Composed]:
+    """``REVOKE`` of them from ``role``; membership, which goes with the role, and what we never grant, is left out."""
+    yield from _each(sql.SQL("REVOKE {} ON {} {} FROM {}"), rights, role)
+
+
+def _each(form: sql.SQL, rights: Collection[Right], role: str) -> Iterator[sql.Composed]:
+    """One statement for each privilege and kind of object."""
+    for kind in (Target.DATABASE, Target.SCHEMA, Target.TABLE, Target.SEQUENCE):
+        for privilege in _PRIVILEGES[kind]:
+            among = (right for right in rights if (right.kind, right.privilege) == (kind, privilege))
+            names = sorted(tuple(filter(None, (right.schema, right.name))) for right in among)
+            if names:
+                objects = sql.SQL(", ").join(sql.Identifier(*name) for name in names)
+                yield form.format(sql.SQL(privilege), sql.SQL(kind), objects, sql.Identifier(role))
 
 
 def role(text: str) -> str:
