@@ -22,7 +22,6 @@ from sqlalchemy import (
     Text,
     insert,
     inspect,
-    literal_column,
     select,
     text,
     update,
@@ -82,7 +81,6 @@ ENTRY = [column for column in LEASES.c if column.name not in ("worker", "claimed
 """What an entry is made of; the other columns say who works on it, and until when nobody else does."""
 # Written out, never as a parameter: a partial index serves a query that says the same words.
 IS_OPEN = LEASES.c.closed.is_(None)
-IS_ACTIVE = LEASES.c.state == literal_column(f"'{State.ACTIVE}'")
 IS_CLAIMED = LEASES.c.claimed_until.is_not(None)
 
 
@@ -93,7 +91,6 @@ def _open_index(name: str, *columns: Column[object], unique: bool = False) -> No
 _open_index("leasehold_leases_key", LEASES.c.key, unique=True)
 _open_index("leasehold_leases_due", LEASES.c.due, LEASES.c.id)
 _open_index("leasehold_leases_issuer", LEASES.c.issuer, LEASES.c.name)
-Index("leasehold_leases_owner", LEASES.c.owner, sqlite_where=IS_ACTIVE, postgresql_where=IS_ACTIVE)
 Index("leasehold_leases_claimed", LEASES.c.claimed_until, sqlite_where=IS_CLAIMED, postgresql_where=IS_CLAIMED)
 Index("leasehold_leases_state", LEASES.c.state, LEASES.c.id)
 Index("leasehold_leases_task", LEASES.c.task, LEASES.c.state, LEASES.c.id)

@@ -13,8 +13,9 @@ import select as polling
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,7 +45,6 @@ from leasehold.broker.lease.ports import StaleEntry
 from leasehold.broker.lease.schema import (
     BEATS,
     ENTRY,
-    IS_ACTIVE,
     IS_CLAIMED,
     IS_OPEN,
     LEASES,
@@ -187,9 +187,10 @@ class SqlLedger:
     def orphaned(self, now: float, dead_since: float, *, keep: Collection[str] = ()) -> int:
         """See :meth:`Ledger.orphaned`."""
         alive = select(BEATS.c.owner).where(BEATS.c.at >= dead_since)
+        active = LEASES.c.state == str(State.ACTIVE)
         statement = (
             update(LEASES)
-            .where(IS_ACTIVE, LEASES.c.due > now, LEASES.c.owner.not_in(alive), LEASES.c.owner.not_in(sorted(keep)))
+            .where(active, LEASES.c.due > now, LEASES.c.owner.not_in(alive), LEASES.c.owner.not_in(sorted(keep)))
             .values(due=now, epoch=LEASES.c.epoch + 1)
             .returning(LEASES.c.id, self._told())
         )
@@ -305,10 +306,11 @@ class PostgresLedger(SqlLedger):
         from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
         hint = "is the server up, and may this user work there? nothing is issued until then"
-        try:
-            asked = _LIBPQ | {key: str(value) for key, value in conninfo_to_dict(url.reveal().decode()).items()}
-        except (ProgrammingError, ValueError):
-            asked = {}
+        asked: dict[str, str] = {}
+        with suppress(ProgrammingError, ValueError):
+            address = url.reveal().decode()
+            if address.startswith("postgresql://"):
+                asked = _LIBPQ | {key: str(value) for key, value in conninfo_to_dict(address).items()}
         if not asked:
             raise LedgerError("the ledger's address is none of PostgreSQL's", hint="postgresql://user@host/database")
         self._conninfo = Secret(make_conninfo(**asked).encode())
@@ -358,8 +360,13 @@ class PostgresLedger(SqlLedger):
             poll = polling.poll()
             poll.register(self._listening.fileno(), polling.POLLIN)
             poll.register(self._woken, polling.POLLIN)
-            poll.poll(timeout_s * 1000)
-            return bool(list(self._listening.notifies(timeout=0)))
+            until = time.monotonic() + timeout_s
+            while True:
+                ready = poll.poll(max(0.0, until - time.monotonic()) * 1000)
+                if list(self._listening.notifies(timeout=0)):
+                    return True
+                if not ready or self._closed:
+                    return False
         except BaseException:
             self._hang_up()
             raise

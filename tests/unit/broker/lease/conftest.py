@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from leasehold.broker.lease.machine import Entry, Revocability, State
@@ -37,6 +38,12 @@ class Storage:
 
 
 @pytest.fixture(scope="session")
+def ledgers_database(postgres_server: PostgresServer) -> str:
+    """The address of a database in which each ledger has a schema: that is quicker made than a database."""
+    return postgres_server.database("ledgers")
+
+
+@pytest.fixture(scope="session")
 def make_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Storage]:
     """A new storage of a kind; no server starts for SQLite."""
 
@@ -46,8 +53,11 @@ def make_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         if kind == "sqlite":
             folder = tmp_path_factory.mktemp("state")
             return Storage(kind, lambda: SqliteLedger(folder))
-        server: PostgresServer = request.getfixturevalue("postgres_server")
-        url = Secret(server.database(f"ledger_{secrets.token_hex(6)}").encode())
+        database: str = request.getfixturevalue("ledgers_database")
+        schema = f"ledger_{secrets.token_hex(6)}"
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {schema}")
+        url = Secret(f"{database}&options=-csearch_path%3D{schema}".encode())
         return Storage(kind, lambda: PostgresLedger(url))
 
     return make
@@ -67,7 +77,7 @@ def ledger(storage: Storage) -> SqlLedger:
     return storage.open()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def intent() -> Callable[..., Entry]:
     """An entry by its id, with what is said otherwise."""
 
