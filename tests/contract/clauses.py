@@ -75,7 +75,7 @@ class IssuerContract:
     def test_its_scope_is_what_was_asked_and_no_more(self, subject: Subject, desk: Desk) -> None:
         order = desk.order()
         issued = desk.issue(order)
-        assert issued.scope == order.scope
+        assert issued.scope == order.scope == desk.issuer.scope
         for operation in subject.beyond:
             with pytest.raises(Refused):
                 subject.attempt(issued.material, operation)

@@ -57,7 +57,7 @@ class DatabaseSubject:
             "CONNECT",
             "USAGE ON SCHEMA shop",
             "SELECT ON ALL TABLES IN SCHEMA shop",
-            "insert on shop.orders",
+            "INSERT ON TABLE shop.orders",
             "USAGE ON ALL SEQUENCES IN SCHEMA shop",
             "MEMBER OF shop_auditors",
         }
@@ -83,7 +83,7 @@ class DatabaseSubject:
     )
     less = frozenset({"CONNECT", "USAGE ON SCHEMA shop", "SELECT ON ALL TABLES IN SCHEMA shop"})
     beyond_less = "INSERT INTO shop.orders (item) VALUES ('tea')"
-    outside = frozenset({"SELECT ON private.payroll"})
+    outside = frozenset({"SELECT ON TABLE private.payroll"})
     hostile: Sequence[Mapping[str, object]] = (
         *(
             {"grants": [grant]}
@@ -163,7 +163,7 @@ class DatabaseSubject:
         return {
             "server": f"postgresql://{ISSUER}@{host}:{port}/orders",
             "ca": str(self.server.ca),
-            "grants": sorted(self.scope),
+            "grants": [grant.lower() for grant in sorted(self.scope)],
         }
 
     def issuer(self, parameters: Mapping[str, object], secret: Secret) -> Issuer:

@@ -21,8 +21,8 @@ from leasehold.broker.issuers.postgres import PostgresIssuer, Server
 from leasehold.broker.issuers.postgres_grants import parse
 from servers.postgres import ADDRESS, PostgresServer
 
-MAKER = frozenset({"CONNECT", "USAGE, CREATE ON SCHEMA shop", "SELECT ON shop.orders"})
-READER = frozenset({"CONNECT", "USAGE ON SCHEMA shop", "SELECT ON shop.orders"})
+MAKER = frozenset({"CONNECT", "USAGE, CREATE ON SCHEMA shop", "SELECT ON TABLE shop.orders"})
+READER = frozenset({"CONNECT", "USAGE ON SCHEMA shop", "SELECT ON TABLE shop.orders"})
 TLS_REQUEST = struct.pack("!II", 8, 80877103)
 
 
@@ -149,7 +149,7 @@ class TestReadBack:
     ) -> None:
         """A server only warns about what its caller may not grant."""
         raw = issuer(subject, "DELETE ON shop.orders", "USAGE ON SCHEMA shop")
-        order = desk.order(scope=frozenset({"DELETE ON shop.orders"}))
+        order = desk.order(scope=frozenset({"DELETE ON TABLE shop.orders"}))
         assert "did not grant all of DELETE" in fails(run, raw.issue(order), order.secret).message
         assert order.name not in subject.accounts()
 

@@ -175,7 +175,8 @@ class PostgresIssuer:
     ) -> None:
         self._server = server
         self._password = password
-        self._allowed = frozenset(allowed)
+        self._allowed = {str(grant): grant for grant in allowed}
+        self.scope = frozenset(self._allowed)
         self.scope = frozenset(map(str, self._allowed))
         self._connections = connections
         self._reassign_to = reassign_to
@@ -224,17 +225,11 @@ class PostgresIssuer:
             await self._idle.pop().close()
 
     def _wanted(self, order: Order) -> dict[str, Grant]:
-        """The order's scope, parsed; only what the configuration has is granted, whoever asks."""
+        """The grants of an order; only what the configuration has is granted, whoever asks."""
         _ours(order.name)
-        wanted: dict[str, Grant] = {}
-        for text in order.scope:
-            try:
-                wanted[text] = grants.parse(text)
-            except ValueError:
-                continue
-        if wanted.keys() != order.scope or not self._allowed.issuperset(wanted.values()):
+        if not order.scope <= self.scope:
             raise IssuerError("the order's scope is not in the configured grants", hint=_DEFECT)
-        return wanted
+        return {text: self._allowed[text] for text in order.scope}
 
     async def _work(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         try:
