@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -17,7 +19,7 @@ from contract.clauses import fails
 from contract.desk import Desk, Run
 from contract.postgres_subject import ISSUER, DatabaseSession, DatabaseSubject
 from contract.subject import Refused
-from leasehold.broker.issuers.postgres import PostgresIssuer, Server
+from leasehold.broker.issuers.postgres import _STARTING, PostgresIssuer, Server, _rows
 from leasehold.broker.issuers.postgres_grants import parse
 from servers.postgres import ADDRESS, PostgresServer
 
@@ -276,14 +278,32 @@ class TestSessions:
         subject.admin.execute("SELECT pg_terminate_backend(%s, 5000)", [session.connection.info.backend_pid])
         desk.revoke(order.name)
 
-    def test_a_client_that_never_says_who_it_is_does_not_hold_it_up(self, subject: DatabaseSubject, desk: Desk) -> None:
-        order = desk.order()
-        desk.issue(order)
-        with socket.create_connection((ADDRESS, subject.server.port)) as client:
-            client.sendall(TLS_REQUEST)
-            assert client.recv(1) == b"S"
-            desk.revoke(order.name)
-        assert order.name not in subject.accounts()
+    def test_a_client_that_stays_at_the_door_does_not_hold_it_up(
+        self, subject: DatabaseSubject, desk: Desk, run: Run
+    ) -> None:
+        """Whoever is asked for the password is in a transaction already, and in no list."""
+        raw = issuer(subject, *READER)
+        order = desk.order(scope=READER)
+        run(raw.issue(order))
+        with at_the_door(subject, order.name):
+            assert len(run(raw._work(lambda connection: _rows(connection, _STARTING, ())))) == 1
+            run(raw.revoke(order.name))
+            assert order.name not in subject.accounts()
+        run(raw.close())
+
+
+@contextmanager
+def at_the_door(subject: DatabaseSubject, user: str) -> Iterator[None]:
+    """A client that has said who it is and does not answer the question for its password."""
+    startup = struct.pack("!I", 196608) + f"user\0{user}\0database\0orders\0\0".encode()
+    context = ssl.create_default_context(cafile=str(subject.server.ca))
+    with socket.create_connection((ADDRESS, subject.server.port)) as plain:
+        plain.sendall(TLS_REQUEST)
+        assert plain.recv(1) == b"S"
+        with context.wrap_socket(plain, server_hostname=ADDRESS) as client:
+            client.sendall(struct.pack("!I", len(startup) + 4) + startup)
+            assert client.recv(1) == b"R"
+            yield
 
 
 class TestTogether:
@@ -326,6 +346,18 @@ class TestTogether:
             subject.open(issued.material)
         assert all(session.alive() for session in sessions)
         run(raw.close())
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("search_path", "pg_catalog,pg_temp"), ("synchronous_commit", "on"), ("lock_timeout", "8s")]
+)
+def test_no_ones_settings_hold_for_the_issuer(subject: DatabaseSubject, run: Run, setting: str, value: str) -> None:
+    """Or what a task has created would be found by an unqualified name, and what was confirmed could be lost."""
+    subject.admin.execute(f"ALTER ROLE {ISSUER} SET {setting} = {'public' if setting == 'search_path' else 0}".encode())
+    raw = issuer(subject, *READER)
+    assert run(raw._work(lambda connection: _rows(connection, f"SHOW {setting}", ()))) == [(value,)]
+    subject.admin.execute(f"ALTER ROLE {ISSUER} RESET ALL")
+    run(raw.close())
 
 
 def _oid(subject: DatabaseSubject, name: str) -> int:

@@ -237,21 +237,28 @@ class PostgresIssuer:
                 kept = bool(self._idle)
                 connection = self._idle.pop() if kept else await self._connect(self._server.database)
                 try:
-                    result = await work(connection)
-                    if len(self._idle) < _IDLE_MAX:
-                        self._idle.append(connection)
-                    return result
-                except psycopg.OperationalError:
-                    # One that was kept may have died meanwhile; everything here may be done again.
-                    if not (kept and connection.broken):
+                    return await self._on(connection, work)
+                except psycopg.OperationalError as e:
+                    # One that was kept may have died meanwhile (class 57P); everything here may be done again.
+                    if not kept or not (e.sqlstate or "57P").startswith("57P"):
                         raise
-                finally:
-                    if connection not in self._idle:
-                        await connection.close()
         except psycopg.Error as e:
             message, hint = _said(e)
         # Behind the except block: the server's own words, and what the driver holds, are not carried along.
         raise IssuerError(message, hint=hint)
+
+    async def _on(self, connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Keep the connection when all went well; nothing is left half done on it."""
+        keep = False
+        try:
+            result = await work(connection)
+            keep = len(self._idle) < _IDLE_MAX
+            return result
+        finally:
+            if keep:
+                self._idle.append(connection)
+            else:
+                await connection.close()
 
     async def _connect(self, database: str) -> Connection:
         server = self._server
