@@ -17,9 +17,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "leasehold"
 PACKAGES = ("core", "inside", "node/egress", "node/guard", "node/sandbox", *(f"broker/{name}" for name in (
-    "audit", "identity", "lease", "policy", "vault",
+    "audit", "identity", "issuers", "lease", "policy", "vault",
 )))  # fmt: skip
 ALSO: dict[str, tuple[str, ...]] = {
+    "broker/issuers": ("tests/contract",),
     "inside": ("tests/integration/test_network.py",),
     "node/egress": ("tests/unit/wiring/test_ending.py",),
     "node/sandbox": (

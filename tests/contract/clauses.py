@@ -88,10 +88,13 @@ class IssuerContract:
             subject.attempt(part.material, subject.beyond_less)
 
     def test_more_than_is_configured_is_not_issued(self, subject: Subject, desk: Desk, run: Run) -> None:
+        raw = subject.issuer(subject.parameters(), subject.secret)
         for scope in (subject.outside, subject.scope | subject.outside):
             order = desk.order(scope=scope)
-            fails(run, desk.issuer.issue(order), order.secret, subject.secret)
-            assert order.name not in subject.accounts()
+            for issuer in (raw, desk.issuer):
+                fails(run, issuer.issue(order), order.secret, subject.secret)
+                assert order.name not in subject.accounts()
+        run(raw.close())
 
     def test_issuing_again_adopts(self, subject: Subject, desk: Desk) -> None:
         order = desk.order()

@@ -19,12 +19,13 @@ from contract.clauses import fails
 from contract.desk import Desk, Run
 from contract.postgres_subject import ISSUER, DatabaseSession, DatabaseSubject
 from contract.subject import Refused
-from leasehold.broker.issuers.postgres import _STARTING, PostgresIssuer, Server, _rows
+from leasehold.broker.issuers.postgres import PostgresIssuer, Server, _rows
 from leasehold.broker.issuers.postgres_grants import parse
 from servers.postgres import ADDRESS, PostgresServer
 
 MAKER = frozenset({"CONNECT", "USAGE, CREATE ON SCHEMA shop", "SELECT ON TABLE shop.orders"})
 READER = frozenset({"CONNECT", "USAGE ON SCHEMA shop", "SELECT ON TABLE shop.orders"})
+LONG_S = 60.0
 TLS_REQUEST = struct.pack("!II", 8, 80877103)
 
 
@@ -41,7 +42,7 @@ def subject(postgres_server: PostgresServer) -> Iterator[DatabaseSubject]:
 
 
 def issuer(
-    subject: DatabaseSubject, *grants: str, user: str = ISSUER, reassign_to: str = "", sessions_end_s: float = 8.0
+    subject: DatabaseSubject, *grants: str, user: str = ISSUER, reassign_to: str = "", **waits: float
 ) -> PostgresIssuer:
     """One with other grants than the subject's."""
     server = Server(host=ADDRESS, port=subject.server.port, user=user, database="orders", ca=str(subject.server.ca))
@@ -52,7 +53,7 @@ def issuer(
         allowed=allowed,
         connections=3,
         reassign_to=reassign_to,
-        sessions_end_s=sessions_end_s,
+        **waits,
     )
 
 
@@ -221,26 +222,22 @@ class TestCheck:
             subject.admin.execute(f"ALTER ROLE {ISSUER} {undo}".encode())
         run(desk.issuer.check())
 
-    def test_what_the_server_says_else_is_a_number(self, subject: DatabaseSubject, run: Run) -> None:
-        """A role that is no role; its own words stay where they are."""
-        raw = issuer(subject, "CONNECT", reassign_to="keepers")
+    def test_a_database_that_is_closed_refuses(self, subject: DatabaseSubject, desk: Desk, run: Run) -> None:
         subject.admin.execute("ALTER DATABASE orders CONNECTION LIMIT 0")
         try:
-            assert "refuses" in fails(run, raw.check(), subject.secret).message
+            assert "refuses" in fails(run, desk.issuer.check(), subject.secret).message
         finally:
             subject.admin.execute("ALTER DATABASE orders CONNECTION LIMIT -1")
 
-    def test_a_lock_that_is_not_had_is_an_error(self, subject: DatabaseSubject, desk: Desk, run: Run) -> None:
+    def test_what_the_server_says_else_is_a_number(self, subject: DatabaseSubject, desk: Desk, run: Run) -> None:
+        """Its own words stay where they are. Here: somebody else is changing the database."""
         raw = issuer(subject, *READER)
         order = desk.order(scope=READER)
         run(raw.issue(order))
         with subject.admin.transaction():
-            subject.admin.execute("SET LOCAL ROLE NONE")
-            run(raw._work(lambda connection: connection.execute("SET lock_timeout = '1ms'")))
-            subject.admin.execute("LOCK TABLE shop.orders IN ACCESS EXCLUSIVE MODE")
             subject.admin.execute("UPDATE pg_database SET datname = datname WHERE datname = 'orders'")
-            error = fails(run, raw.revoke(order.name), order.secret)
-        assert "error 55P03" in error.message
+            run(raw._work(lambda connection: connection.execute("SET lock_timeout = '1ms'")))
+            assert "error 55P03" in fails(run, raw.revoke(order.name), order.secret).message
         run(raw.revoke(order.name))
         run(raw.close())
 
@@ -278,15 +275,33 @@ class TestSessions:
         subject.admin.execute("SELECT pg_terminate_backend(%s, 5000)", [session.connection.info.backend_pid])
         desk.revoke(order.name)
 
-    def test_a_client_that_stays_at_the_door_does_not_hold_it_up(
+    def test_one_that_is_starting_is_waited_for(self, subject: DatabaseSubject, desk: Desk, run: Run) -> None:
+        """Whoever is asked for the password is in a transaction already, and in no list."""
+        raw = issuer(subject, *READER, starting_s=LONG_S)
+        order = desk.order(scope=READER)
+        run(raw.issue(order))
+
+        async def revoke_with_one_at_the_door() -> None:
+            with at_the_door(subject, order.name):
+                revoking = asyncio.ensure_future(raw.revoke(order.name))
+                while subject.one("SELECT rolcanlogin FROM pg_roles WHERE rolname = %s", order.name):
+                    await asyncio.sleep(0.01)
+                await asyncio.wait([revoking], timeout=0.1)
+                assert not revoking.done()
+                assert order.name in subject.accounts()
+            await revoking
+
+        run(revoke_with_one_at_the_door())
+        assert order.name not in subject.accounts()
+        run(raw.close())
+
+    def test_one_that_stays_at_the_door_does_not_hold_it_up(
         self, subject: DatabaseSubject, desk: Desk, run: Run
     ) -> None:
-        """Whoever is asked for the password is in a transaction already, and in no list."""
-        raw = issuer(subject, *READER)
+        raw = issuer(subject, *READER, sessions_end_s=LONG_S, starting_s=0.05)
         order = desk.order(scope=READER)
         run(raw.issue(order))
         with at_the_door(subject, order.name):
-            assert len(run(raw._work(lambda connection: _rows(connection, _STARTING, ())))) == 1
             run(raw.revoke(order.name))
             assert order.name not in subject.accounts()
         run(raw.close())
@@ -346,6 +361,20 @@ class TestTogether:
             subject.open(issued.material)
         assert all(session.alive() for session in sessions)
         run(raw.close())
+
+
+def test_what_has_our_prefix_and_no_name_of_ours_is_not_found(subject: DatabaseSubject, desk: Desk, run: Run) -> None:
+    """It could not be revoked either."""
+    strange = ("lh_SHOUTED", "lh_with space", f"lh_{'a' * 30}")
+    order = desk.order()
+    desk.issue(order)
+    try:
+        for name in strange:
+            subject.plant(name)
+        assert set(run(desk.issuer.find())) == {order.name}
+    finally:
+        for name in strange:
+            subject.remove(name)
 
 
 @pytest.mark.parametrize(

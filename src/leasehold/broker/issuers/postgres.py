@@ -34,7 +34,6 @@ Connection = AsyncConnection[TupleRow]
 
 _NAME = re.compile(rf"{NAME_PREFIX}[a-z0-9_]{{1,29}}")
 _CONNECT_TIMEOUT_S = 5
-_STARTING_S = 1.0
 _POLL_S = 0.02
 _IDLE_MAX = 8
 _ITERATIONS = 4096
@@ -157,7 +156,7 @@ class PostgresIssuer:
 
     ``allowed``: what an order's scope may hold. ``connections``: how many a lease may have open. ``reassign_to``: the
     role that keeps what a lease's role has created; without one it is dropped. ``sessions_end_s``: how long revoking
-    waits for sessions to end.
+    waits for sessions to end; ``starting_s``: and for those that were just starting to be listed, which takes a moment.
     """
 
     kind = "postgres"
@@ -172,6 +171,7 @@ class PostgresIssuer:
         connections: int,
         reassign_to: str = "",
         sessions_end_s: float = 8.0,
+        starting_s: float = 1.0,
     ) -> None:
         self._server = server
         self._password = password
@@ -181,6 +181,7 @@ class PostgresIssuer:
         self._connections = connections
         self._reassign_to = reassign_to
         self._sessions_end_s = sessions_end_s
+        self._starting_s = starting_s
         self._idle: list[Connection] = []
 
     async def check(self) -> None:
@@ -379,7 +380,7 @@ class PostgresIssuer:
             starting = now if starting is None else starting & now
             ((count,),) = await _rows(connection, _TERMINATE, (oid,))
             passed = loop.time() - began
-            if not count and (not starting or passed > _STARTING_S):
+            if not count and (not starting or passed > self._starting_s):
                 return
             if passed > self._sessions_end_s:
                 raise IssuerError(f"{count} sessions of the role do not end", hint="look at pg_stat_activity")
