@@ -138,15 +138,6 @@ class TestReadBack:
         subject.admin.execute(sql.SQL("ALTER ROLE {} CREATEDB").format(sql.Identifier(order.name)))
         assert "attributes" in fails(run, desk.issuer.issue(order), order.secret).message
 
-    def test_without_an_end_it_is_wider(self, subject: DatabaseSubject, desk: Desk, run: Run) -> None:
-        raw = issuer(subject, *READER)
-        order = desk.order(scope=READER)
-        run(raw.issue(order))
-        assert run(raw._work(lambda connection: raw._expires(connection, _oid(subject, order.name)))) < order.expires
-        subject.admin.execute(sql.SQL("ALTER ROLE {} VALID UNTIL 'infinity'").format(sql.Identifier(order.name)))
-        assert run(raw._work(lambda connection: raw._expires(connection, _oid(subject, order.name)))) == float("inf")
-        run(raw.close())
-
     def test_less_than_ordered_is_an_error_and_leaves_nothing(
         self, subject: DatabaseSubject, desk: Desk, run: Run
     ) -> None:
@@ -387,9 +378,3 @@ def test_no_ones_settings_hold_for_the_issuer(subject: DatabaseSubject, run: Run
     assert run(raw._work(lambda connection: _rows(connection, f"SHOW {setting}", ()))) == [(value,)]
     subject.admin.execute(f"ALTER ROLE {ISSUER} RESET ALL")
     run(raw.close())
-
-
-def _oid(subject: DatabaseSubject, name: str) -> int:
-    found = subject.one("SELECT oid FROM pg_roles WHERE rolname = %s", name)
-    assert isinstance(found, int)
-    return found

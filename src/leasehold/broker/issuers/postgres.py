@@ -59,9 +59,9 @@ _NAME_TURN = "SELECT pg_advisory_xact_lock(hashtext('leasehold'), hashtext(%s))"
 _FIND = "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)"
 _OID = "SELECT oid FROM pg_roles WHERE rolname = %s"
 _ROLE = """
-SELECT rolcanlogin AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls),
-       extract(epoch FROM rolvaliduntil)::float8
-FROM pg_roles WHERE oid = %s"""
+SELECT oid, rolcanlogin AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls),
+       coalesce(extract(epoch FROM rolvaliduntil)::float8, 'infinity')
+FROM pg_roles WHERE rolname = %s"""
 # Everything whose access list names the role stands in pg_shdepend, whatever it is and in whatever database.
 _RIGHTS = """
 WITH acl AS MATERIALIZED (
@@ -309,22 +309,18 @@ class PostgresIssuer:
         rights = await self._expected(connection, wanted)
         granting = grants.granting(frozenset().union(*rights.values()), order.name)
         await connection.execute(_together(role, _TURN, *granting))
-        ((oid,),) = await _rows(connection, _OID, (order.name,))
+        ((oid, plain, expires),) = await _rows(connection, _ROLE, (order.name,))
+        if not plain:
+            raise IssuerError("the role has attributes that no lease gets", hint="who else uses this name?")
         return Issued(
             material={
                 "username": Secret(order.name.encode()),
                 "password": order.secret,
                 "database": Secret(self._server.database.encode()),
             },
-            expires=await self._expires(connection, oid),
+            expires=float(expires),
             scope=await self._scope(connection, oid, rights),
         )
-
-    async def _expires(self, connection: Connection, oid: int) -> float:
-        ((plain, expires),) = await _rows(connection, _ROLE, (oid,))
-        if not plain:
-            raise IssuerError("the role has attributes that no lease gets", hint="who else uses this name?")
-        return math.inf if expires is None else float(expires)
 
     async def _expected(self, connection: Connection, wanted: dict[str, Grant]) -> dict[str, frozenset[Right]]:
         """The rights that each text of an order stands for."""
