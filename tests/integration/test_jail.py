@@ -268,7 +268,8 @@ def test_tools_of_the_system_run(jail: Jail) -> None:
         "leasehold grants --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"task\"])'": "7f3k",
         "leasehold run -- true 2>&1 | head -n 1": "error: usage: there is no such command inside a compartment",
         "mktemp -d | cut -c 1-5": "/tmp/",
-        "grep -cE '^Sig(Ign|Blk):.0*$' /proc/self/status": "2",
+        # 32 and 33 are glibc's own, and cannot be reset where whoever started the tests ignores them.
+        "grep -cE '^Sig(Ign|Blk):.0*(180000000)?$' /proc/self/status": "2",
         "head -c 3 /etc/ssl/certs/ca-certificates.crt && cmp /etc/ssl/cert.pem /run/leasehold/ca.pem && echo": "---",
     }
     jail.reply(ca_pem=TestCa(jail.base).path.read_text())
