@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 _UNKNOWN_MAX = 20
 _PATHS_MAX = 3
+_ENDS = {
+    "": "access ended {ended}",
+    "revoked": "access ended {ended}, revoked at the provider",
+    "expired": "access ended {ended}, expired at the provider",
+}
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _NAME_MIN, _NAME_MAX = 8, 24
 
@@ -76,7 +81,8 @@ def _use(credential: Mapping[str, Any]) -> str:
     if credential["first_use"] is None:
         return "not used"
     issued, ended = (time.strftime("%H:%M:%S", time.localtime(credential[key])) for key in ("first_use", "ended"))
-    return f"{_count(credential['requests'], 'request')} · first used {issued} · access ended {ended}"
+    how = _ENDS.get(credential.get("lease") or "", "not yet taken back, tried again until it is").format(ended=ended)
+    return f"{_count(credential['requests'], 'request')} · first used {issued} · {how}"
 
 
 def _count(number: int, what: str) -> str:

@@ -81,7 +81,10 @@ DEFAULT_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """A definition in the operator's configuration. ``secret`` is a reference, never a value."""
+    """A definition in the operator's configuration. ``secret`` is a reference, never a value.
+
+    ``parameters``: what else the issuer wants, as it stands in the file; the issuer reads it.
+    """
 
     name: str
     issuer: str
@@ -90,6 +93,7 @@ class Credential:
     role: Role
     max_ttl_s: int
     endpoints: tuple[Rule, ...]
+    parameters: tuple[tuple[str, object], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

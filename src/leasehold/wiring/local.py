@@ -10,18 +10,23 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.model import Event, Outcome
 from leasehold.broker.audit.query import Filter
 from leasehold.broker.identity.peer import Peer, peer_of
+from leasehold.broker.issuers.builtin import make
+from leasehold.broker.lease.issuing import Issuing
+from leasehold.broker.lease.ports import Ledger
+from leasehold.broker.lease.sealing import Recipes
 from leasehold.broker.lease.service import Leases
-from leasehold.broker.vault.keys import audit_key, master_key
+from leasehold.broker.vault.keys import audit_key, ledger_key, master_key
 from leasehold.broker.vault.references import resolve as resolve_reference
 from leasehold.broker.vault.store import Vault
 from leasehold.core.config import read_operator
-from leasehold.core.errors import AuditError, EgressError, LeaseholdError, UsageError
+from leasehold.core.errors import AuditError, EgressError, LeaseholdError, LedgerError, UsageError
 from leasehold.core.secret import Secret
 from leasehold.node.egress.process import EnvoyProcess
 from leasehold.node.guard import handback
@@ -33,6 +38,7 @@ from leasehold.wiring.tasks import Task, Tasks
 _REFRESH_S = 30.0
 _EXPIRE_S = 1.0
 _RESTART_WAIT_S = 0.2
+_LEDGER = "ledger.db"
 _COUNTER = re.compile(r"^http\.(?P<task>[a-z0-9]+)\.downstream_rq_total: (?P<count>\d+)$", re.MULTILINE)
 
 Answer = dict[str, Any]
@@ -48,7 +54,10 @@ class Daemon:
         self._vault = Vault(state / "vault", key, clock)
         self._audit = AuditLog(state / "audit", audit_key(key), clock=clock)
         self._peers: dict[str, Peer] = {}
-        leases = Leases(self._audit, self._resolve, clock)
+        self._issuing = Issuing(
+            self._open_ledger, self._audit, Recipes(ledger_key(key)), make, clock, owner=f"{os.getpid()}-{token_hex(8)}"
+        )
+        leases = Leases(self._audit, self._resolve, clock, self._issuing)
         self._tasks = Tasks(runtime=runtime, audit=self._audit, leases=leases, clock=clock, counter=self._count)
         self._egress = self._tasks.egress
         self._broker_socket = runtime / "envoy-broker.sock"
@@ -79,6 +88,7 @@ class Daemon:
         await self._envoy.start()
         self._spawn(self._keep_envoy())
         self._spawn(every(_EXPIRE_S, self._expire))
+        self._spawn(self._keep_leases())
         self._spawn(every(_REFRESH_S, self._egress.refresh))
 
     async def stop(self) -> None:
@@ -87,6 +97,7 @@ class Daemon:
         for task in list(self._tasks.open_tasks.values()):
             await self._tasks.close(task, reason="the broker stopped", exit_code=None)
         await self._envoy.stop()
+        self._issuing.close()
         self._audit.append(Event.DAEMON_STOPPED, outcome=Outcome.DONE, pid=os.getpid())
         self._audit.close()
 
@@ -260,6 +271,29 @@ class Daemon:
             except (EgressError, OSError) as e:
                 print(f"Envoy does not start again: {e}", file=sys.stderr)
                 self.stopping.set()
+
+    async def _keep_leases(self) -> None:
+        """What earlier brokers left at providers is taken back, then whatever is due, for ever (DESIGN 6)."""
+        left = (self._state / _LEDGER).exists()
+        while True:
+            try:
+                if left:
+                    # This ledger has one broker at a time, so all others have ended.
+                    await self._issuing.take_over(self._clock())
+                    left = False
+                while await self._issuing.sweep():
+                    pass
+            except LedgerError as e:
+                print(f"leases that are over were not taken back: {e.message}", file=sys.stderr)
+            except AuditError as e:
+                print(f"the end of a lease was not recorded: {e.message}", file=sys.stderr)
+                self.stopping.set()
+            await asyncio.sleep(_EXPIRE_S)
+
+    def _open_ledger(self) -> Ledger:
+        from leasehold.broker.lease.store import SqliteLedger  # it takes as long to load as all the rest
+
+        return SqliteLedger(self._state)
 
     async def _expire(self) -> None:
         """Leases that are over end, within a second. A timer of each would stand still while the machine sleeps."""

@@ -16,10 +16,11 @@ from typing import Any
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.model import Event, Outcome
 from leasehold.broker.audit.rules import redact_target
-from leasehold.broker.lease.model import Refusal
+from leasehold.broker.lease.machine import State
+from leasehold.broker.lease.model import Lease, Refusal
 from leasehold.broker.lease.service import Leases
 from leasehold.core.errors import GrantRefused
-from leasehold.core.model import Credential, Rule, TaskPlan
+from leasehold.core.model import Credential, InjectBasic, Rule, TaskPlan
 from leasehold.core.secret import Secret
 from leasehold.node.egress.certificates import CompartmentCA
 from leasehold.node.egress.model import Denied, Leaf, Listen, Released, Upstream, upstreams
@@ -138,11 +139,12 @@ class Tasks:
         total = await self._counter(task.id)
         self.egress.close(task.id)
         leases = self._leases.close(task.id)
+        ended = await self._leases.take_back(leases)
         for path in (*map(Path, task.sockets.values()), self._namespace_path(task)):
             path.unlink(missing_ok=True)
         await self._reconcile(task, total)
         del self._closing[task.id]
-        summary = self._summary(task, [lease.credential for lease in leases], exit_code)
+        summary = self._summary(task, leases, ended, exit_code)
         self._audit.append(
             Event.TASK_CLOSED,
             outcome=Outcome.FAILED if task.alarm else Outcome.DONE,
@@ -178,7 +180,10 @@ class Tasks:
                 return Denied(code=answer.code, message=answer.message, hint=answer.hint)
             if upstream.inject is None:
                 raise GrantRefused(f"{credential.name} has no way of delivery", hint="add inject to its endpoint")
-            secret = secret_header_value(upstream.inject, answer.secret)
+            inject = upstream.inject
+            if answer.username and isinstance(inject, InjectBasic):
+                inject = InjectBasic(username=answer.username)
+            secret = secret_header_value(inject, answer.secret)
             found.first_use.setdefault(credential.name, self._clock())
         addresses = await self.addresses(upstream)
         if not addresses:
@@ -306,8 +311,11 @@ class Tasks:
             },
         }
 
-    def _summary(self, task: Task, leased: Sequence[str], exit_code: int | None) -> dict[str, Any]:
+    def _summary(
+        self, task: Task, leases: Sequence[Lease], ended: Mapping[str, State], exit_code: int | None
+    ) -> dict[str, Any]:
         now = self._clock()
+        leased = {lease.credential: lease.revocability.value for lease in leases}
         return {
             "task": task.id,
             "class": task.plan.agent_class.value,
@@ -320,7 +328,8 @@ class Tasks:
                     "requests": task.used[c.name],
                     "first_use": task.first_use.get(c.name),
                     "ended": task.expired.get(c.name, now),
-                    "revocability": "stops-being-injected" if c.name in leased else "never-issued",
+                    "revocability": leased.get(c.name, "never-issued"),
+                    "lease": ended[c.name].value if c.name in ended else None,
                 }
                 for c in task.plan.credentials
             ],

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from envoy.config.listener.v3.listener_pb2 import Listener
 
+from fakes.provider import Provider, issuing
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.model import Record
 from leasehold.broker.audit.query import Filter
@@ -40,7 +41,9 @@ class Node:
         self.clock = Clock()
         self.runtime = folder
         self.audit = AuditLog(folder / "audit", Secret(b"k" * 32), clock=lambda: self.clock.now, limits=limits)
-        leases = Leases(self.audit, self._resolve, lambda: self.clock.now)
+        self.provider = Provider(folder / "provider")
+        made = issuing(folder, self.provider, self.audit, self.clock)
+        leases = Leases(self.audit, self._resolve, self.clock, made)
         self.used = Used()
         self.tasks = Tasks(runtime=folder, audit=self.audit, leases=leases, clock=self.clock, counter=self.used)
         self.envoy = Envoy(self.tasks.egress)
@@ -298,6 +301,7 @@ def test_the_summary_says_when_each_access_ended(node: Any) -> None:
                 "first_use": NOON,
                 "ended": NOON + 900,
                 "revocability": "stops-being-injected",
+                "lease": None,
             }
             assert (npm["first_use"], npm["ended"], npm["revocability"]) == (None, NOON + 1000, "never-issued")
             reasons = [(row["reason"], row["count"]) for row in summary["denied"]]

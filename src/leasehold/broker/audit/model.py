@@ -48,6 +48,10 @@ class Event(enum.StrEnum):
     ENVOY_RESTARTED = "envoy:restarted"
     HANDBACK_FOUND = "handback:found"
     HOST_USED = "host:used"
+    LEASE_EXPIRED = "lease:expired"
+    LEASE_ISSUED = "lease:issued"
+    LEASE_REVOKED = "lease:revoked"
+    LEASE_STUCK = "lease:stuck"
     NAME_DENIED = "name:denied"
     REQUEST_DENIED = "request:denied"
     SECRET_REMOVED = "secret:removed"  # noqa: S105  an event, no password
@@ -76,6 +80,14 @@ _USE = {
     "received": Kind.COUNT,
     "sent": Kind.COUNT,
 }
+_LEASE = {
+    "lease": Kind.TEXT,
+    "credential": Kind.TEXT,
+    "issuer": Kind.TEXT,
+    "name": Kind.TEXT,
+    "revocability": Kind.TEXT,
+    "attempts": Kind.COUNT,
+}
 
 
 def _task(**fields: Kind) -> Shape:
@@ -101,6 +113,10 @@ SHAPES: Mapping[Event, Shape] = MappingProxyType(
         Event.ENVOY_RESTARTED: _host(status=Kind.INTEGER),
         Event.HANDBACK_FOUND: _task(found=Kind.TEXTS),
         Event.HOST_USED: _task(**_USE),
+        Event.LEASE_EXPIRED: _task(**_LEASE),
+        Event.LEASE_ISSUED: _task(**_LEASE),
+        Event.LEASE_REVOKED: _task(**_LEASE),
+        Event.LEASE_STUCK: _task(**_LEASE),
         Event.NAME_DENIED: _task(host=Kind.HOST, count=Kind.COUNT),
         Event.REQUEST_DENIED: _task(reason=Kind.TEXT, **_USE),
         Event.SECRET_REMOVED: _host(name=Kind.TEXT),

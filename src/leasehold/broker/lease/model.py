@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
+from leasehold.broker.lease.machine import Entry, Revocability
 from leasehold.core.secret import Secret
-
-
-class Revocability(enum.StrEnum):
-    """How soon a credential stops working once it is taken back."""
-
-    STOPS_BEING_INJECTED = "stops-being-injected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """One credential issued for one task. Times are Unix seconds."""
+    """One credential issued for one task. Times are Unix seconds.
+
+    ``username``: whose ``secret`` it is, where the provider made an account. ``entry``: in the ledger, of what has to
+    be taken back at a provider.
+    """
 
     task: str
     credential: str
@@ -24,6 +22,8 @@ class Lease:
     issued: float
     expires: float
     revocability: Revocability
+    username: str = ""
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

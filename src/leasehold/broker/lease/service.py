@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.model import Event, Outcome
-from leasehold.broker.lease.model import Lease, Refusal, Revocability
+from leasehold.broker.lease.issuing import Issuing
+from leasehold.broker.lease.machine import Revocability, State
+from leasehold.broker.lease.model import Lease, Refusal
 from leasehold.broker.policy.model import Question, Verdict
 from leasehold.broker.policy.rules import decide
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.model import AgentClass, Credential
 from leasehold.core.secret import Secret
+
+_TAKE_BACK_S = 10.0
 
 Resolve = Callable[[str, str], Awaitable[Secret]]
 """Task id and reference to the secret."""
@@ -24,16 +30,18 @@ class _Held:
     deadline: float
     leases: dict[str, Lease] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
 
 _TASK_ENDED = Refusal(code="access-ended", message="The task has ended.", hint="Start a new one.")
 
 
 class Leases:
-    """The leases of all open tasks, in memory: a static secret needs no taking back at a provider."""
+    """The leases of all open tasks. What a provider has created is in the ledger too; see :class:`Issuing`."""
 
-    def __init__(self, audit: AuditLog, resolve: Resolve, clock: Callable[[], float]) -> None:
+    def __init__(self, audit: AuditLog, resolve: Resolve, clock: Callable[[], float], issuing: Issuing) -> None:
         self._audit = audit
+        self._issuing = issuing
         self._resolve = resolve
         self._clock = clock
         self._tasks: dict[str, _Held] = {}
@@ -45,9 +53,13 @@ class Leases:
     async def first_use(self, task: str, credential: Credential) -> Lease | Refusal:
         """The lease of this credential, issued now when the task has had none yet. One that is over is not renewed."""
         held = self._tasks.get(task)
-        now = self._clock()
         if held is None:
             return _TASK_ENDED
+        async with held.turns[credential.name]:
+            return await self._use(held, task, credential)
+
+    async def _use(self, held: _Held, task: str, credential: Credential) -> Lease | Refusal:
+        now = self._clock()
         lease = held.leases.get(credential.name)
         if lease is not None:
             return lease if now < lease.expires else self._over(task, credential)
@@ -62,24 +74,61 @@ class Leases:
         except LeaseholdError as e:
             self._record(task, credential, Outcome.FAILED, policy=decision.policy, reason=e.code)
             raise
-        # Secrets take their time: the task may be over by now, or another of its requests was quicker.
-        now = self._clock()
-        if self._tasks.get(task) is not held or now >= held.deadline:
+        # Secrets take their time: the task may be over by now.
+        if self._is_over(task, held):
             return _TASK_ENDED
-        if credential.name in held.leases:
-            return held.leases[credential.name]
-        # Appended before the release: what cannot be recorded is not given (DESIGN 6).
+        # Appended before the create and the release: what cannot be recorded is not given (DESIGN 6).
         self._record(task, credential, Outcome.ALLOWED, policy=decision.policy, reason="")
-        lease = Lease(
-            task=task,
-            credential=credential.name,
-            secret=secret,
-            issued=now,
-            expires=min(held.deadline, now + credential.max_ttl_s),
-            revocability=Revocability.STOPS_BEING_INJECTED,
-        )
+        lease = await self._lease(held, task, credential, secret)
+        if self._is_over(task, held):
+            await self.take_back([lease])
+            return _TASK_ENDED
         held.leases[credential.name] = lease
         return lease
+
+    def _is_over(self, task: str, held: _Held) -> bool:
+        return self._tasks.get(task) is not held or self._clock() >= held.deadline
+
+    async def _lease(self, held: _Held, task: str, credential: Credential, secret: Secret) -> Lease:
+        """Of a static credential ``secret`` itself; else what its provider makes for the administrative ``secret``."""
+        now = self._clock()
+        expires = min(held.deadline, now + credential.max_ttl_s)
+        if credential.issuer == "static":
+            return Lease(
+                task=task,
+                credential=credential.name,
+                secret=secret,
+                issued=now,
+                expires=expires,
+                revocability=Revocability.STOPS_BEING_INJECTED,
+            )
+        live = await self._issuing.issue(task, credential, secret, expires)
+        material = live.issued.material
+        username = material.get("username")
+        return Lease(
+            task=task,
+            credential=credential.name,
+            secret=material["token"] if "token" in material else material["password"],
+            issued=now,
+            expires=live.entry.expires,
+            revocability=live.entry.revocability,
+            username=username.reveal().decode() if username else "",
+            entry=live.entry,
+        )
+
+    async def take_back(self, leases: Sequence[Lease]) -> dict[str, State]:
+        """Have the providers take back what they made; credential to how far that is, after some seconds at most.
+
+        What is not done by then is left to a sweep.
+        """
+        made = [lease for lease in leases if lease.entry is not None]
+        ending = [asyncio.create_task(self._issuing.end(lease.entry)) for lease in made if lease.entry is not None]
+        if ending:
+            await asyncio.wait(ending, timeout=_TAKE_BACK_S)
+        return {
+            lease.credential: each.result().state if each.done() else State.REVOKING
+            for lease, each in zip(made, ending, strict=True)
+        }
 
     def close(self, task: str) -> list[Lease]:
         """Forget the task's leases; returns what it held."""

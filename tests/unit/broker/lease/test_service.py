@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from fakes.provider import Provider, issuing
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.query import Filter
-from leasehold.broker.lease.model import Lease, Refusal, Revocability
+from leasehold.broker.lease import service
+from leasehold.broker.lease.machine import Revocability, State
+from leasehold.broker.lease.model import Lease, Refusal
 from leasehold.broker.lease.service import Leases
 from leasehold.core.errors import AuditError, SecretUnavailable
 from leasehold.core.limits import Limits
@@ -39,14 +42,17 @@ class Broker:
         self.now = OPENED
         self.audit = AuditLog(folder, Secret(b"k" * 32), clock=lambda: self.now, limits=limits)
         self.asked: list[tuple[str, str]] = []
+        self.provider_admin = b"s3cr3t-value"
         self.first: Callable[[], Awaitable[None]] | None = None
-        self.leases = Leases(self.audit, self._resolve, lambda: self.now)
+        self.provider = Provider(folder / "provider")
+        self.issuing = issuing(folder, self.provider, self.audit, lambda: self.now)
+        self.leases = Leases(self.audit, self._resolve, lambda: self.now, self.issuing)
 
     async def _resolve(self, task: str, reference: str) -> Secret:
         self.asked.append((task, reference))
         if self.first is not None:
             await self.first()
-        return Secret(b"s3cr3t-value")
+        return Secret(self.provider_admin)
 
     def open(self, task: str = "one", agent_class: AgentClass = AgentClass.LOCAL) -> None:
         self.leases.open(task, agent_class, DEADLINE)
@@ -145,24 +151,6 @@ def test_what_cannot_be_recorded_is_not_given(make: Callable[..., Broker]) -> No
     assert broker.leases.close("one") == []
 
 
-def test_two_first_uses_at_once_get_one_lease(broker: Broker) -> None:
-    async def scenario() -> None:
-        both = asyncio.Event()
-
-        async def wait_for_the_other() -> None:
-            if len(broker.asked) == 2:
-                both.set()
-            await both.wait()
-
-        broker.first = wait_for_the_other
-        one, two = await asyncio.gather(*(broker.leases.first_use("one", FORGE) for _ in range(2)))
-        assert one is two
-        assert isinstance(one, Lease)
-
-    asyncio.run(scenario())
-    assert broker.recorded() == [("allowed", "forge", "local-development")]
-
-
 def test_a_task_that_ends_while_its_secret_is_fetched_gets_none(broker: Broker) -> None:
     async def close() -> None:
         broker.leases.close("one")
@@ -223,3 +211,46 @@ def test_the_end_of_a_lease_whose_task_has_gone_says_nothing_more(broker: Broker
 
 def test_no_lease_shows_its_secret(broker: Broker) -> None:
     assert "s3cr3t" not in repr(broker.leased())
+
+
+ORDERS = replace(FORGE, name="orders", issuer="fake", parameters=(("server", "somewhere"),))
+
+
+def test_a_dynamic_credential_is_made_at_the_first_use_and_taken_back(broker: Broker) -> None:
+    broker.provider_admin = b"administrator"
+    assert broker.provider.names() == set()
+    lease = broker.leased(ORDERS)
+    assert lease.entry is not None
+    assert broker.provider.names() == {lease.username} == {lease.entry.name}
+    assert lease.secret.reveal() != b"administrator"
+    assert broker.leased(ORDERS) is lease
+    leases = broker.leases.close("one")
+    assert asyncio.run(broker.leases.take_back(leases)) == {"orders": State.REVOKED}
+    assert broker.provider.names() == set()
+    events = [record.event for record in broker.audit.query(Filter()).records]
+    assert events == ["credential:first-use", "lease:issued", "lease:revoked"]
+
+
+def test_two_first_uses_at_once_share_one_lease(broker: Broker) -> None:
+    broker.provider_admin = b"administrator"
+
+    async def both() -> list[Lease | Refusal]:
+        return list(await asyncio.gather(*(broker.leases.first_use("one", ORDERS) for _ in range(5))))
+
+    first, *others = asyncio.run(both())
+    assert all(other is first for other in others)
+    assert len(broker.provider.names()) == 1
+
+
+def test_a_task_that_ends_while_its_credential_is_made_gets_nothing(broker: Broker) -> None:
+    broker.provider_admin = b"administrator"
+    broker.provider.meanwhile = lambda: setattr(broker, "now", DEADLINE)
+    assert broker.refused(ORDERS) == "access-ended"
+    assert broker.provider.names() == set()
+
+
+def test_what_is_not_taken_back_in_time_is_left_to_the_sweep(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker.provider_admin = b"administrator"
+    lease = broker.leased(ORDERS)
+    monkeypatch.setattr(service, "_TAKE_BACK_S", 0)
+    assert asyncio.run(broker.leases.take_back([lease])) == {"orders": State.REVOKING}

@@ -1,0 +1,267 @@
+"""Creates what a lease stands for, and takes it back: intent, create, record; revoke until it is gone (DESIGN 6).
+
+The order of the steps is the promise. Before each step that leaves a trace the one before is durable, so whoever comes
+after a ``kill -9`` finds in the ledger all that may be live, and finishes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import string
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from leasehold.broker.audit.log import AuditLog
+from leasehold.broker.audit.model import Event, Outcome
+from leasehold.broker.issuers.checked import CREATE_TIMEOUT_S, REVOKE_TIMEOUT_S, CheckedIssuer
+from leasehold.broker.issuers.ports import NAME_PREFIX, Issued, Order
+from leasehold.broker.lease import machine
+from leasehold.broker.lease.machine import Entry, Revocability, State
+from leasehold.broker.lease.ports import Ledger, StaleEntry
+from leasehold.broker.lease.sealing import Recipes
+from leasehold.core.errors import IssuerError, LeaseholdError
+from leasehold.core.model import Credential
+from leasehold.core.secret import Secret
+
+T = TypeVar("T")
+
+_LOWER = string.ascii_lowercase + string.digits
+_PASSWORD_CHARS, _ID_CHARS = 32, 20
+_UNSURE_S = 2 * CREATE_TIMEOUT_S
+"""An intent is looked at when its provider can no more be at work on it."""
+_CLAIM_S = 2 * REVOKE_TIMEOUT_S
+_AT_ONCE = 8
+
+
+class Make(Protocol):
+    """Makes an issuer; see :func:`leasehold.broker.issuers.builtin.make`."""
+
+    def __call__(self, kind: str, parameters: Mapping[str, object], secret: Secret) -> CheckedIssuer: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """A lease that is active, and what a client needs for it."""
+
+    entry: Entry
+    issued: Issued
+
+
+def _nowhere(_point: str) -> None:
+    """What happens at a named point, but in tests that crash there: nothing."""
+
+
+class Issuing:
+    """One broker process's work on the ledger. ``owner`` names the process, and is never used again."""
+
+    def __init__(
+        self,
+        open_ledger: Callable[[], Ledger],
+        audit: AuditLog,
+        recipes: Recipes,
+        make: Make,
+        clock: Callable[[], float],
+        owner: str,
+        at: Callable[[str], None] = _nowhere,
+    ) -> None:
+        self._open_ledger = open_ledger
+        self._ledger: Ledger | None = None
+        self._opening = asyncio.Lock()
+        self._audit = audit
+        self._recipes = recipes
+        self._make = make
+        self._clock = clock
+        self._at = at
+        self.owner = owner
+
+    async def issue(self, task: str, credential: Credential, admin: Secret, expires: float) -> Live:
+        """Create it for a task, to last until ``expires`` at most. ``admin``: the administrative secret.
+
+        ``IssuerError``, ``LedgerError`` or ``AuditError`` when it cannot be; what may be there by then is taken back.
+        """
+        parameters = dict(credential.parameters)
+        issuer = self._make(credential.issuer, parameters, admin)
+        try:
+            entry = self._intent(task, credential, issuer, _recipe(credential.issuer, parameters, admin), expires)
+            self._at("intent-before")
+            await self._ask(lambda ledger: ledger.intend(entry))
+            self._at("intent-after")
+            try:
+                return await self._create(entry, issuer, expires)
+            except BaseException:
+                # Nobody knows what the provider has by now: so it is taken back, at once and not when it is due.
+                await asyncio.shield(self._doubt(entry))
+                raise
+        finally:
+            await issuer.close()
+
+    def _intent(
+        self, task: str, credential: Credential, issuer: CheckedIssuer, recipe: Secret, expires: float
+    ) -> Entry:
+        now = self._clock()
+        entry_id = _random(_LOWER, _ID_CHARS)
+        return Entry(
+            id=entry_id,
+            key=f"{task}/{credential.name}/{entry_id}",
+            owner=self.owner,
+            task=task,
+            credential=credential.name,
+            issuer=credential.issuer,
+            name=f"{NAME_PREFIX}{task}_{entry_id}",
+            revocability=issuer.revocability,
+            recipe=self._recipes.seal(entry_id, recipe),
+            state=State.INTENDED,
+            epoch=0,
+            created=now,
+            expires=expires,
+            due=now + _UNSURE_S,
+        )
+
+    async def _create(self, entry: Entry, issuer: CheckedIssuer, expires: float) -> Live:
+        order = Order(
+            name=entry.name,
+            secret=Secret(_random(string.ascii_letters + string.digits, _PASSWORD_CHARS).encode()),
+            task=entry.task,
+            expires=expires,
+            scope=issuer.scope,
+        )
+        self._at("create-before")
+        issued = await issuer.issue(order)
+        self._at("create-after")
+        active = machine.activated(entry, issued.expires)
+        # Appended before it is released: what cannot be recorded is not given.
+        self._record(active, Event.LEASE_ISSUED, Outcome.DONE)
+        self._at("record-before")
+        try:
+            await self._ask(lambda ledger: ledger.change(entry, active))
+        except StaleEntry:
+            pass  # it took so long that a sweep has begun to take it back
+        else:
+            self._at("record-after")
+            return Live(entry=active, issued=issued)
+        raise IssuerError(f"issuer({issuer.kind}) issue: it took too long", hint="try again")
+
+    async def _doubt(self, entry: Entry) -> None:
+        """Begin to take back what may or may not have been created; a sweep goes on with it."""
+        current = await self._ask(lambda ledger: ledger.entry(entry.id))
+        if current is not None and current.state in (State.INTENDED, State.ACTIVE):
+            await self._change(current, machine.ending(current, self._clock()))
+
+    async def take_over(self, dead_since: float) -> int:
+        """Make due what the brokers held that have not been alive since then; how many leases that are."""
+        now = self._clock()
+        await self._ask(lambda ledger: ledger.beat(self.owner, now))
+        return await self._ask(lambda ledger: ledger.orphaned(now, dead_since, keep=[self.owner]))
+
+    async def beat(self) -> None:
+        """Say that this broker is alive."""
+        if self._ledger is not None:
+            await self._ask(lambda ledger: ledger.beat(self.owner, self._clock()))
+
+    def close(self) -> None:
+        """Let go of the ledger; idempotent."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    async def end(self, entry: Entry) -> Entry:
+        """Take a lease back now; returns the entry as it is then: closed, or to be tried again by a sweep."""
+        if entry.state in (State.INTENDED, State.ACTIVE):
+            ending = machine.ending(entry, self._clock())
+            self._at("end-before")
+            if not await self._change(entry, ending):
+                return await self._current(entry)
+            self._at("end-after")
+            entry = ending
+        return await self._revoke(entry) if entry.state in machine.OPEN else entry
+
+    async def sweep(self) -> int:
+        """Work on what is due, this broker's or another's; how many entries were worked on.
+
+        Nothing before the ledger has been opened: no lease has been issued by then, and none was left.
+        """
+        if self._ledger is None:
+            return 0
+        now = self._clock()
+        claimed = await self._ask(lambda ledger: ledger.claim(now, _AT_ONCE, self.owner, now + _CLAIM_S))
+        await asyncio.gather(*(self.end(entry) for entry in claimed))
+        return len(claimed)
+
+    async def _revoke(self, entry: Entry) -> Entry:
+        try:
+            issuer = self._from_recipe(entry)
+        except LeaseholdError as e:
+            return await self._failed(entry, e)
+        try:
+            self._at("revoke-before")
+            await issuer.revoke(entry.name)
+            self._at("revoke-after")
+        except LeaseholdError as e:
+            return await self._failed(entry, e)
+        finally:
+            await issuer.close()
+        now = self._clock()
+        if entry.revocability is Revocability.TTL_ONLY and now < entry.expires:
+            after = machine.waiting(entry)
+        else:
+            after = machine.gone(entry, now)
+            event = Event.LEASE_EXPIRED if after.state is State.EXPIRED else Event.LEASE_REVOKED
+            self._record(after, event, Outcome.DONE)
+        self._at("close-before")
+        changed = await self._change(entry, after)
+        self._at("close-after")
+        return after if changed else await self._current(entry)
+
+    async def _failed(self, entry: Entry, error: LeaseholdError) -> Entry:
+        after = machine.failed(entry, self._clock(), error.message)
+        if after.attempts == 1 or after.state is not entry.state:
+            self._record(after, Event.LEASE_STUCK, Outcome.FAILED)
+        return after if await self._change(entry, after) else await self._current(entry)
+
+    async def _change(self, before: Entry, after: Entry) -> bool:
+        """Whether it was as ``before``; if not, another worker is at it."""
+        try:
+            await self._ask(lambda ledger: ledger.change(before, after))
+        except StaleEntry:
+            return False
+        return True
+
+    async def _current(self, entry: Entry) -> Entry:
+        return await self._ask(lambda ledger: ledger.entry(entry.id)) or entry
+
+    async def _ask(self, what: Callable[[Ledger], T]) -> T:
+        """Ask the ledger in a thread. It is opened when it is first needed: its driver takes long to load."""
+        async with self._opening:
+            if self._ledger is None:
+                self._ledger = await asyncio.to_thread(self._open_ledger)
+        return await asyncio.to_thread(what, self._ledger)
+
+    def _from_recipe(self, entry: Entry) -> CheckedIssuer:
+        recipe = json.loads(self._recipes.open(entry.id, entry.recipe).reveal())
+        return self._make(recipe["kind"], recipe["parameters"], Secret(b64decode(recipe["secret"])))
+
+    def _record(self, entry: Entry, event: Event, outcome: Outcome) -> None:
+        self._audit.append(
+            event,
+            outcome=outcome,
+            task=entry.task,
+            lease=entry.id,
+            credential=entry.credential,
+            issuer=entry.issuer,
+            name=entry.name,
+            revocability=entry.revocability.value,
+            attempts=entry.attempts,
+        )
+
+
+def _recipe(kind: str, parameters: Mapping[str, object], admin: Secret) -> Secret:
+    """What revoking needs, also when the configuration or the vault has it no more."""
+    secret = b64encode(admin.reveal()).decode()
+    return Secret(json.dumps({"kind": kind, "parameters": parameters, "secret": secret}).encode())
+
+
+def _random(alphabet: str, length: int) -> str:
+    return "".join(secrets.choice(alphabet) for _ in range(length))
