@@ -76,6 +76,8 @@ class DatabaseSubject:
         "CREATE TABLE public.mine (a int)",
         "CREATE TEMPORARY TABLE mine (a int)",
         "CREATE ROLE lh_friend LOGIN",
+        "ALTER ROLE CURRENT_USER VALID UNTIL 'infinity'",
+        "ALTER ROLE CURRENT_USER CONNECTION LIMIT -1",
         f"SET ROLE {ISSUER}",
         "COPY shop.orders TO PROGRAM 'true'",
         "SELECT rolpassword FROM pg_authid",

@@ -113,6 +113,20 @@ class TestOwned:
         run(maker.close())
 
 
+def test_a_password_that_a_task_gave_its_own_role_goes_too(subject: DatabaseSubject, desk: Desk) -> None:
+    order = desk.order()
+    issued = desk.issue(order)
+    own = {**issued.material, "password": Secret(b"known-to-the-task")}
+    with pytest.raises(Refused):
+        subject.open(own)
+    subject.attempt(issued.material, "ALTER ROLE CURRENT_USER PASSWORD 'known-to-the-task'")
+    session = subject.open(own)
+    desk.revoke(order.name)
+    assert not session.alive()
+    with pytest.raises(Refused):
+        subject.open(own)
+
+
 class TestReadBack:
     """What the server says it granted, not what was ordered."""
 
@@ -316,14 +330,33 @@ class TestTogether:
     """Several workers, and connections that are kept."""
 
     def test_many_at_once_do_not_disturb_each_other(self, subject: DatabaseSubject, desk: Desk, run: Run) -> None:
-        orders = [desk.order() for _ in range(12)]
+        """Tasks of one broker take turns; two brokers do it again when they have met."""
+        brokers = [desk.issuer, desk.made()]
+        orders = [desk.order() for _ in range(16)]
+        work = [(brokers[at % 2], order) for at, order in enumerate(orders)]
 
         async def cycle() -> list[str]:
-            await asyncio.gather(*(desk.issuer.issue(order) for order in orders))
-            await asyncio.gather(*(desk.issuer.revoke(order.name) for order in orders))
+            await asyncio.gather(*(broker.issue(order) for broker, order in work))
+            await asyncio.gather(*(broker.revoke(order.name) for broker, order in work))
             return [*await desk.issuer.find()]
 
         assert run(cycle()) == []
+        run(brokers[1].close())
+
+    def test_no_lock_that_a_task_can_hold_is_in_the_way(self, subject: DatabaseSubject, desk: Desk) -> None:
+        """One on a table does not matter; those that only have a number are anybody's, so none is used."""
+        session = desk.open(desk.issue(desk.order()).material)
+        assert isinstance(session, DatabaseSession)
+        session.connection.execute("BEGIN")
+        session.connection.execute("LOCK TABLE shop.orders IN ROW EXCLUSIVE MODE")
+        before = len(subject.server.log.read_text())
+        order = desk.order()
+        desk.issue(order)
+        desk.revoke(order.name)
+        statements = subject.server.log.read_text()[before:]
+        assert order.name in statements
+        assert "advisory" not in statements
+        assert session.alive()
 
     def test_two_who_issue_the_same_get_the_same(self, subject: DatabaseSubject, desk: Desk, run: Run) -> None:
         order = desk.order()

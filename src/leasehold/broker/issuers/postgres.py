@@ -13,6 +13,7 @@ import hmac
 import math
 import re
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from secrets import token_bytes, token_hex
@@ -36,6 +37,7 @@ _NAME = re.compile(rf"{NAME_PREFIX}[a-z0-9_]{{1,29}}")
 _CONNECT_TIMEOUT_S = 5
 _POLL_S = 0.02
 _IDLE_MAX = 8
+_ATTEMPTS = 10
 _ITERATIONS = 4096
 _MANUAL = "docs/issuers/postgres.md says what the issuer's role needs"
 _DEFECT = "this is a defect in Leasehold; please report it"
@@ -53,9 +55,6 @@ _OPTIONS = " ".join(
         "client_min_messages=error",
     )
 )
-# Two that change the access list of one object at the same time disturb each other; issuers take turns in a database.
-_TURN = sql.SQL("SELECT pg_advisory_xact_lock(hashtext('leasehold'), hashtext('grants'))")
-_NAME_TURN = "SELECT pg_advisory_xact_lock(hashtext('leasehold'), hashtext(%s))"
 _FIND = "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)"
 _OID = "SELECT oid FROM pg_roles WHERE rolname = %s"
 _ROLE = """
@@ -127,6 +126,10 @@ _NO_LOGIN = sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0 PASSWORD NULL")
 # Without being in it, the issuer's role may neither end its sessions nor drop what it owns.
 _JOIN = sql.SQL("GRANT {} TO CURRENT_USER")
 
+# Another process was at the same access list or the same role, and has won: unique, duplicate, deadlock, "tuple
+# concurrently updated". No lock of the database's keeps them apart: whoever may connect could hold it.
+_AGAIN = frozenset({"23505", "42710", "40P01", "XX000"})
+
 _SAID = {
     "0LP01": ("a task's role is in the issuer's own, or would be", "take it out by hand"),
     "42501": ("the issuer's role may not do that", _MANUAL),
@@ -177,12 +180,12 @@ class PostgresIssuer:
         self._password = password
         self._allowed = {str(grant): grant for grant in allowed}
         self.scope = frozenset(self._allowed)
-        self.scope = frozenset(map(str, self._allowed))
         self._connections = connections
         self._reassign_to = reassign_to
         self._sessions_end_s = sessions_end_s
         self._starting_s = starting_s
         self._idle: list[Connection] = []
+        self._turn = asyncio.Lock()
 
     async def check(self) -> None:
         """Looks at the issuer's role; creates one with all grants and drops it, in a transaction that is undone."""
@@ -201,8 +204,8 @@ class PostgresIssuer:
         wanted = self._wanted(order)
 
         async def work(connection: Connection) -> Issued:
-            async with connection.transaction():
-                return await self._issue(connection, order, wanted)
+            async with AsyncExitStack() as turn, connection.transaction():
+                return await self._issue(connection, order, wanted, turn)
 
         return await self._work(work)
 
@@ -233,15 +236,18 @@ class PostgresIssuer:
         return {text: self._allowed[text] for text in order.scope}
 
     async def _work(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        attempts = 0
         try:
             while True:
                 kept = bool(self._idle)
                 connection = self._idle.pop() if kept else await self._connect(self._server.database)
                 try:
                     return await self._on(connection, work)
-                except psycopg.OperationalError as e:
-                    # One that was kept may have died meanwhile (class 57P); everything here may be done again.
-                    if not kept or not (e.sqlstate or "57P").startswith("57P"):
+                except psycopg.Error as e:
+                    # Everything here may be done again, on another connection when one that was kept has died.
+                    attempts += 1
+                    again = (kept and _lost(e)) or (e.sqlstate in _AGAIN and attempts < _ATTEMPTS)
+                    if not again:
                         raise
         except psycopg.Error as e:
             message, hint = _said(e)
@@ -287,17 +293,19 @@ class PostgresIssuer:
             raise IssuerError("the issuer's role lacks CREATEROLE or INHERIT", hint=_MANUAL)
         if more:
             raise IssuerError("the issuer's role may do more than an issuer needs", hint=_MANUAL)
-        async with connection.transaction(force_rollback=True):
-            issued = await self._issue(connection, order, self._wanted(order))
+        async with AsyncExitStack() as turn, connection.transaction(force_rollback=True):
+            issued = await self._issue(connection, order, self._wanted(order), turn)
             surplus = issued.scope - order.scope
             if surplus:
                 raise IssuerError(f"a task's role would get more: {', '.join(sorted(surplus))}", hint=_MANUAL)
             ((oid,),) = await _rows(connection, _OID, (order.name,))
             await connection.execute(_JOIN.format(sql.Identifier(order.name)))
-            await self._disown(connection, oid, order.name, drop=True)
+            await connection.execute(await self._disowning(connection, oid, order.name, drop=True))
 
-    async def _issue(self, connection: Connection, order: Order, wanted: dict[str, Grant]) -> Issued:
-        await _rows(connection, _NAME_TURN, (order.name,))
+    async def _issue(
+        self, connection: Connection, order: Order, wanted: dict[str, Grant], turn: AsyncExitStack
+    ) -> Issued:
+        """``turn`` ends after the transaction: two that change one access list at the same time disturb each other."""
         verb = "ALTER" if await _rows(connection, _OID, (order.name,)) else "CREATE"
         role = sql.SQL("{} ROLE {} LOGIN CONNECTION LIMIT {} PASSWORD {} VALID UNTIL {}").format(
             sql.SQL(verb),
@@ -306,9 +314,12 @@ class PostgresIssuer:
             sql.Literal(_verifier(order.secret)),
             sql.Literal(datetime.fromtimestamp(math.floor(order.expires), UTC).isoformat()),
         )
+        await connection.execute(role)
         rights = await self._expected(connection, wanted)
-        granting = grants.granting(frozenset().union(*rights.values()), order.name)
-        await connection.execute(_together(role, _TURN, *granting))
+        granting = [*grants.granting(frozenset().union(*rights.values()), order.name)]
+        if granting:
+            await turn.enter_async_context(self._turn)
+            await connection.execute(_together(*granting))
         ((oid, plain, expires),) = await _rows(connection, _ROLE, (order.name,))
         if not plain:
             raise IssuerError("the role has attributes that no lease gets", hint="who else uses this name?")
@@ -384,15 +395,20 @@ class PostgresIssuer:
 
     async def _disown(self, connection: Connection, oid: int, name: str, *, drop: bool = False) -> None:
         """Take from the role, in one database, what it owns and was granted; then drop it. One transaction."""
+        steps = await self._disowning(connection, oid, name, drop=drop)
+        async with self._turn:
+            await connection.execute(steps)
+
+    async def _disowning(self, connection: Connection, oid: int, name: str, *, drop: bool) -> sql.Composed:
         role = sql.Identifier(name)
         # One by one: dropping all at once asks for rights on columns, which sequences have none of to give.
-        steps: list[sql.Composable] = [_TURN, *grants.revoking(await _rights(connection, oid), name)]
+        steps: list[sql.Composable] = [*grants.revoking(await _rights(connection, oid), name)]
         if self._reassign_to:
             steps.append(sql.SQL("REASSIGN OWNED BY {} TO {}").format(role, sql.Identifier(self._reassign_to)))
         steps.append(sql.SQL("DROP OWNED BY {}").format(role))
         if drop:
             steps.append(sql.SQL("DROP ROLE {}").format(role))
-        await connection.execute(_together(*steps))
+        return _together(*steps)
 
 
 def _together(*statements: sql.Composable) -> sql.Composed:
@@ -423,6 +439,11 @@ def _verifier(password: Secret) -> str:
 def _ours(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise IssuerError("the name is none that Leasehold gives", hint=_DEFECT)
+
+
+def _lost(error: psycopg.Error) -> bool:
+    """Whether the connection itself has ended: class 57P, or no answer at all."""
+    return isinstance(error, psycopg.OperationalError) and (error.sqlstate or "57P").startswith("57P")
 
 
 def _said(error: psycopg.Error) -> tuple[str, str]:
