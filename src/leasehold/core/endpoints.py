@@ -71,7 +71,8 @@ def read_rule(table: Table, role: Role | None, issuer: str = "") -> Rule:
 def _database(table: Table, host: str, protocol: str, issuer: str) -> Rule:
     """A database is one endpoint: what may be done there is what its issuer grants."""
     if issuer != protocol:
-        raise table.error(f"a {protocol} endpoint is for a credential of the issuer {protocol}", f"issuer = \"{protocol}\"", "protocol")
+        message = f"a {protocol} endpoint is for a credential of the issuer {protocol}"
+        raise table.error(message, f'issuer = "{protocol}"', "protocol")
     port = table.number("port", _port, DATABASES[protocol])
     table.done()
     return Rule(host=host, port=port, scheme=protocol)
