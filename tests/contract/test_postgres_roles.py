@@ -21,6 +21,7 @@ from contract.postgres_subject import ISSUER, DatabaseSession, DatabaseSubject
 from contract.subject import Refused
 from leasehold.broker.issuers.postgres import PostgresIssuer, Server, _rows
 from leasehold.broker.issuers.postgres_grants import parse
+from leasehold.core.secret import Secret
 from servers.postgres import ADDRESS, PostgresServer
 
 MAKER = frozenset({"CONNECT", "USAGE, CREATE ON SCHEMA shop", "SELECT ON TABLE shop.orders"})
