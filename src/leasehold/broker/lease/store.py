@@ -17,15 +17,18 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
     Engine,
     Row,
+    Select,
     bindparam,
     case,
     create_engine,
@@ -147,15 +150,10 @@ class SqlLedger:
         self, *, task: str = "", states: Collection[State] = (), after: str = "", limit: int = 100
     ) -> Sequence[Entry]:
         """See :meth:`Ledger.entries`."""
-        # Each state on its own, because its index has the order; in one statement, because an entry may change state.
-        asked = [
-            select(*ENTRY).where(LEASES.c.state == bindparam(None, str(state)), LEASES.c.id > after)
-            for state in states or State
-        ]
-        parts = [part.where(LEASES.c.task == task) if task else part for part in asked]
-        found = union_all(*(select(part.order_by(LEASES.c.id).limit(limit).subquery()) for part in parts)).subquery()
-        statement = select(found).order_by(found.c.id).limit(limit)
-        return self._read(lambda c: [_entry(row) for row in c.execute(statement)])
+        asked = {f"state{number}": str(state) for number, state in enumerate(states or State)}
+        values = asked | {"task": task, "after": after, "limit": limit}
+        statement = _page(len(asked), of_task=bool(task))
+        return self._read(lambda c: [_entry(row) for row in c.execute(statement, values)])
 
     def open_names(self, issuer: str) -> Collection[str]:
         """See :meth:`Ledger.open_names`."""
@@ -391,6 +389,19 @@ def _begin(connection: Connection) -> None:
     """Who will write waits for its turn at once, instead of failing in the middle."""
     immediate = connection.get_execution_options().get("immediate", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+@cache
+def _page(states: int, *, of_task: bool) -> Select[Any]:
+    """Entries in the order of their ids: each state on its own, as the index has them, and all in one statement."""
+    limit: BindParameter[int] = bindparam("limit")
+    parts = []
+    for number in range(states):
+        part = select(*ENTRY).where(LEASES.c.state == bindparam(f"state{number}"), LEASES.c.id > bindparam("after"))
+        part = part.where(LEASES.c.task == bindparam("task")) if of_task else part
+        parts.append(select(part.order_by(LEASES.c.id).limit(limit).subquery()))
+    found = union_all(*parts).subquery()
+    return select(found).order_by(found.c.id).limit(limit)
 
 
 def _values(entry: Entry, names: Sequence[str] = _FIELDS) -> dict[str, Any]:
