@@ -1,5 +1,5 @@
 # Each goal first installs what it needs; once that is there, this costs nothing noticeable.
-.PHONY: help run test check coverage bench mutate agents clean
+.PHONY: help run test check coverage bench mutate crash agents clean
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
@@ -36,6 +36,10 @@ bench: ## measure the budgets and write build/bench.json
 mutate: ## weaken the boundary on purpose, see whether tests notice, write build/mutate.json
 	$(SETUP) mutate
 	@$(PYTHON) tests/redteam/mutate.py
+
+crash: ## kill a broker at every point of a lease, see what is left at real providers, write build/crash.json
+	$(SETUP) crash
+	@$(PYTHON) tests/crash/run.py
 
 agents: ## run the real agents in a compartment against stand-ins for the model APIs
 	$(SETUP) agents

@@ -1,4 +1,4 @@
-"""Installs what a goal of the Makefile needs: ``python3 tools/setup.py check|test|run|bench|mutate|agents``.
+"""Installs what a goal of the Makefile needs: ``python3 tools/setup.py check|test|run|bench|mutate|crash|agents``.
 
 Runs with the system's Python and nothing but its standard library. What is there already is left alone; with everything
 in place it costs some hundredths of a second. Nothing is downloaded but what the lock files name by hash, and the
@@ -48,6 +48,7 @@ EXTRA: dict[str, dict[str, tuple[str, ...]]] = {
     "test": SERVERS,
     "bench": {**SERVERS, "wrk": ("wrk",)},
     "mutate": SERVERS,
+    "crash": SERVERS,
     "agents": {"tmux": ("tmux",)},
 }
 _PLACES = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -65,7 +66,7 @@ class SetupError(Exception):
 
 
 def main() -> int:
-    goals = ("check", "test", "run", "bench", "mutate", "agents")
+    goals = ("check", "test", "run", "bench", "mutate", "crash", "agents")
     if len(sys.argv) != 2 or sys.argv[1] not in goals:
         print(f"usage: python3 tools/setup.py {'|'.join(goals)}", file=sys.stderr)
         return 2
