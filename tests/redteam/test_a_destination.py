@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from redteam.attack import attacker_got, carried, get, http2, raw, reached, works
+from servers.harness import Leasehold
 
 if TYPE_CHECKING:
-    from servers.harness import Leasehold
+    from servers.upstreams import Upstreams
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +94,20 @@ def test_a15_an_address_instead_of_a_name(leasehold: Leasehold) -> None:
     assert "rule-not-allowed" in answer
     assert not carried(leasehold) and not attacker_got(leasehold)
     works(leasehold)
+
+
+@pytest.mark.parametrize("certificate", ["of another name", "of another authority"])
+def test_a_what_answers_at_the_address_has_to_prove_the_name(upstreams: Upstreams, certificate: str) -> None:
+    """Whoever takes an address over, or answers for its name in the DNS, gets no byte of a request."""
+    evil = upstreams.evil
+    address = evil.address
+    if certificate == "of another authority":
+        address = f"{evil.address.rpartition('.')[0]}.77"
+        evil.listen(443, names=("api.forge.test",), self_signed=True, address=address)
+    with Leasehold(upstreams, "api") as harness:
+        text, real = harness.config.read_text(), upstreams.address("api")
+        harness.config.write_text(text.replace(f'"api.forge.test" = "{real}"', f'"api.forge.test" = "{address}"'))
+        curl = ("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}")
+        assert harness.run(*curl, "https://api.forge.test/v1/me").stdout == "503"
+        assert evil.contacts and not evil.recorded()
+        assert harness.run(*curl, "https://key.forge.test/v1/me").stdout == "200"
