@@ -90,7 +90,6 @@ def _open_index(name: str, *columns: Column[object], unique: bool = False) -> No
 
 _open_index("leasehold_leases_key", LEASES.c.key, unique=True)
 _open_index("leasehold_leases_due", LEASES.c.due, LEASES.c.id)
-_open_index("leasehold_leases_issuer", LEASES.c.issuer, LEASES.c.name)
 Index("leasehold_leases_claimed", LEASES.c.claimed_until, sqlite_where=IS_CLAIMED, postgresql_where=IS_CLAIMED)
 Index("leasehold_leases_state", LEASES.c.state, LEASES.c.id)
 Index("leasehold_leases_task", LEASES.c.task, LEASES.c.state, LEASES.c.id)

@@ -306,6 +306,25 @@ def test_a_ledger_of_a_newer_version_is_left_alone(ledger: SqlLedger, storage: S
     assert storage.open().entry("1") is not None
 
 
+def test_brokers_that_start_at_once_make_one_ledger(make_storage: Callable[[str], Storage], storage: Storage) -> None:
+    for _ in range(5):
+        fresh = make_storage(storage.kind)
+        ready = threading.Barrier(4)
+        versions: list[int] = []
+
+        def start(fresh: Storage, ready: threading.Barrier, versions: list[int]) -> None:
+            ready.wait(30)
+            versions.append(with_connection(fresh.open(), version))
+
+        threads = [threading.Thread(target=start, args=(fresh, ready, versions)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        fresh.close()
+        assert versions == [1] * 4
+
+
 def test_an_older_ledger_is_brought_up_to_date_step_by_step(ledger: SqlLedger, intent: Intent) -> None:
     ledger.intend(intent("1"))
     done: list[str] = []

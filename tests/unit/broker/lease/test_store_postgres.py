@@ -148,6 +148,19 @@ def test_a_write_waits_for_the_disk_also_where_the_user_would_not(
     assert found[:3] == ["on", "read committed", "30s"]
 
 
+def test_the_order_of_ids_is_the_same_in_every_language(postgres_server: PostgresServer, intent: Intent) -> None:
+    with postgres_server.admin() as connection:
+        connection.execute("CREATE DATABASE english TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'")
+    ledger = PostgresLedger(Secret(postgres_server.url("postgres", postgres_server.password, "english").encode()))
+    try:
+        for number in ("a", "B", "_", "9"):
+            ledger.intend(intent(number))
+        assert [entry.id for entry in ledger.entries()] == ["9", "B", "_", "a"]
+        assert [entry.id for entry in ledger.entries(after="B")] == ["_", "a"]
+    finally:
+        ledger.close()
+
+
 def test_what_a_server_answers_tells_no_password(postgres_server: PostgresServer) -> None:
     wrong = postgres_server.url("postgres", "hush-hush", "postgres")
     with pytest.raises(LedgerError, match=r"the ledger at 127\.0\.0\.1:[0-9]+/postgres cannot be used") as raised:
