@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 COPY = ROOT / "build" / "mutant"
+_TAIL_LINES = 40
 sys.path.insert(0, str(ROOT / "tests"))
 
 from redteam.mutations import MUTATIONS, Mutation  # noqa: E402  # the path above comes first
@@ -26,7 +27,7 @@ from redteam.mutations import MUTATIONS, Mutation  # noqa: E402  # the path abov
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """``caught`` by tests that failed; ``tail`` is pytest's last line."""
+    """``caught`` by tests that failed; ``tail`` is the end of what pytest said."""
 
     mutation: Mutation
     caught: bool
@@ -44,14 +45,14 @@ def main() -> int:
     print(f"mutate: the {len(tests)} tests on the unweakened copy", flush=True)
     status, tail = _pytest(tests)
     if status != 0:
-        print(f"error: the tests fail without any mutation: {tail}\nhint: run `make test` first")
+        print(f"{tail}\nerror: the tests fail without any mutation\nhint: run `make test` first")
         return 2
     verdicts = []
     for number, mutation in enumerate(chosen, 1):
         verdict = _try(mutation)
         verdicts.append(verdict)
         word = "caught" if verdict.caught else "SURVIVED"
-        print(f"mutate: {number:2}/{len(chosen)} {word:8} {mutation.name:34} {verdict.tail}", flush=True)
+        print(f"mutate: {number:2}/{len(chosen)} {word:8} {mutation.name:34} {verdict.tail.splitlines()[-1]}", flush=True)
     caught = sum(v.caught for v in verdicts)
     result = {
         "planted": len(verdicts),
@@ -107,7 +108,7 @@ def _pytest(tests: Sequence[str]) -> tuple[int, str]:
     command = [str(COPY / ".venv" / "bin" / "python"), "-m", "pytest", "-x", "-q", "--no-header", *tests]
     done = subprocess.run(command, cwd=COPY, capture_output=True, text=True, check=False)
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    return done.returncode, lines[-1] if lines else "no output"
+    return done.returncode, "\n".join(lines[-_TAIL_LINES:]) or "no output"
 
 
 if __name__ == "__main__":
