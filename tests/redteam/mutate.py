@@ -52,7 +52,8 @@ def main() -> int:
         verdict = _try(mutation)
         verdicts.append(verdict)
         word = "caught" if verdict.caught else "SURVIVED"
-        print(f"mutate: {number:2}/{len(chosen)} {word:8} {mutation.name:34} {verdict.tail.splitlines()[-1]}", flush=True)
+        last = verdict.tail.splitlines()[-1]
+        print(f"mutate: {number:2}/{len(chosen)} {word:8} {mutation.name:34} {last}", flush=True)
     caught = sum(v.caught for v in verdicts)
     result = {
         "planted": len(verdicts),
