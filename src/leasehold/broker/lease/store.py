@@ -8,6 +8,7 @@ neither statements nor values.
 from __future__ import annotations
 
 import enum
+import fcntl
 import os
 import select as polling
 import sqlite3
@@ -275,12 +276,17 @@ class SqliteLedger(SqlLedger):
     def _connect(self) -> sqlite3.Connection:
         where = f"file:{quote(os.fspath(self._path))}?mode=rw"
         connection = sqlite3.connect(where, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        # One after the other: nobody waits for his turn when the first makes the journal a write-ahead log.
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
             for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
                 connection.execute(f"PRAGMA {setting}")
         except sqlite3.Error:
             connection.close()
             raise
+        finally:
+            os.close(folder)
         return connection
 
     def _check(self) -> None:

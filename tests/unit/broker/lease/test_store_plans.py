@@ -34,41 +34,41 @@ ASKED: dict[str, Ask] = {
 }
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+@pytest.fixture(scope="module", params=["sqlite", "postgres", "postgres with statistics"])
 def both(
-    request: pytest.FixtureRequest, make_storage: Callable[[str], Storage]
+    request: pytest.FixtureRequest, make_storage: Callable[[str], Storage], intent: Callable[..., Entry]
 ) -> Iterator[tuple[SqlLedger, SqlLedger]]:
-    """Two ledgers with the same few open leases of one task: a new one, and one with many closed leases as well."""
-    storages = [make_storage(request.param) for _ in range(2)]
+    """Two ledgers with the same few open leases of one task: a new one, and one with many closed leases as well.
+
+    PostgreSQL plans otherwise once it has looked at what is there, which it does by itself one day.
+    """
+    storages = [make_storage(request.param.split()[0]) for _ in range(2)]
     new, used = (storage.open() for storage in storages)
-    yield new, used
-    for storage in storages:
-        storage.close()
-
-
-@pytest.fixture(scope="module")
-def filled(both: tuple[SqlLedger, SqlLedger], intent: Callable[..., Entry]) -> tuple[SqlLedger, SqlLedger]:
-    new, used = both
     _close_many(used, intent)
-    for ledger in both:
+    for ledger in (new, used):
         ledger.beat("broker-1", NOW)
         for number in range(40):
             entry = ledger.intend(intent(f"open-{number:02}"))
             if number % 2:
                 ledger.change(entry, activated(entry, NOW + 60))
-    return new, used
+    if "statistics" in request.param:
+        with _engine(used).begin() as connection:
+            connection.exec_driver_sql("ANALYZE")
+    yield new, used
+    for storage in storages:
+        storage.close()
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_closed_leases_cost_nothing(filled: tuple[SqlLedger, SqlLedger], name: str) -> None:
-    new, used = filled
+def test_closed_leases_cost_nothing(both: tuple[SqlLedger, SqlLedger], name: str) -> None:
+    new, used = both
     at_first, later = _cost(new, ASKED[name]), _cost(used, ASKED[name])
-    assert later <= 1.5 * at_first + 50
+    assert later <= 1.5 * at_first + CLOSED / 20
 
 
-def test_a_question_that_reads_them_is_noticed(filled: tuple[SqlLedger, SqlLedger]) -> None:
+def test_a_question_that_reads_them_is_noticed(both: tuple[SqlLedger, SqlLedger]) -> None:
     """Counting may: nobody counts at a start."""
-    new, used = filled
+    new, used = both
     assert _cost(used, lambda ledger: ledger.counts()) > 10 * _cost(new, lambda ledger: ledger.counts())
 
 
@@ -86,8 +86,6 @@ def _close_many(ledger: SqlLedger, intent: Callable[..., Entry]) -> None:
     ]
     with _engine(ledger).begin() as connection:
         connection.execute(LEASES.insert(), rows)
-        if connection.dialect.name == "postgresql":  # does so by itself one day; SQLite never
-            connection.exec_driver_sql("ANALYZE")
 
 
 def _cost(ledger: SqlLedger, ask: Ask) -> int:

@@ -148,6 +148,13 @@ def test_a_write_waits_for_the_disk_also_where_the_user_would_not(
     assert found[:3] == ["on", "read committed", "30s"]
 
 
+def test_what_has_closed_is_cleared_out_of_the_indexes_early(ledger: PostgresLedger, ledgers_database: str) -> None:
+    ledger.next_due()
+    with psycopg.connect(ledgers_database) as connection:
+        found = connection.execute("SELECT reloptions FROM pg_class WHERE relname = 'leasehold_leases'").fetchall()
+    assert set(map(repr, found)) == {repr((["autovacuum_vacuum_scale_factor=0.01"],))}
+
+
 def test_the_order_of_ids_is_the_same_in_every_language(postgres_server: PostgresServer, intent: Intent) -> None:
     with postgres_server.admin() as connection:
         connection.execute("CREATE DATABASE english TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'")
