@@ -15,7 +15,7 @@ from typing import Any
 
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.issuers.builtin import make
-from leasehold.broker.lease.issuing import Issuing
+from leasehold.broker.lease.issuing import Clocks, Issuing
 from leasehold.broker.lease.ports import Ledger
 from leasehold.broker.lease.sealing import Recipes
 from leasehold.core.model import Credential, Environment, Role
@@ -54,7 +54,12 @@ def broker(told: dict[str, Any], *, owner: str, now: float, point: str = "") -> 
         return PostgresLedger(Secret(told["ledger"].encode())) if told["ledger"] else SqliteLedger(folder)
 
     audit = AuditLog(folder / f"audit-{owner}", KEY, clock=lambda: now)
-    return Issuing(ledger, audit, Recipes(KEY), make, lambda: now, owner, at)
+    clocks = Clocks(wall=lambda: now, boot=lambda: now, sleep=_at_once)
+    return Issuing(ledger, audit, Recipes(KEY), make, clocks, owner, at)
+
+
+async def _at_once(_pause_s: float) -> None:
+    """The process that was at work on the intent is dead, and so is its connection."""
 
 
 def credential(told: dict[str, Any]) -> Credential:

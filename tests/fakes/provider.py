@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.issuers.checked import CheckedIssuer
 from leasehold.broker.issuers.ports import NAME_PREFIX, Issued, Order
-from leasehold.broker.lease.issuing import Issuing
+from leasehold.broker.lease.issuing import Clocks, Issuing
 from leasehold.broker.lease.machine import Revocability
 from leasehold.broker.lease.sealing import Recipes
 from leasehold.broker.lease.store import SqliteLedger
@@ -20,7 +20,10 @@ ADMIN = Secret(b"administrator")
 
 
 class Provider:
-    """``down``: every call fails. ``extra_s``: how much longer than asked it lets a credential last."""
+    """``down``: every call fails. ``extra_s``: how much longer than asked it lets a credential last.
+
+    ``meanwhile``: what happens while it is at work on one, before it is there.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -28,7 +31,7 @@ class Provider:
         self.down = False
         self.extra_s = 0.0
         self.revocability = Revocability.NOW
-        self.meanwhile: Callable[[], None] = lambda: None
+        self.meanwhile: Callable[[], Awaitable[object] | None] = lambda: None
 
     def names(self) -> set[str]:
         return {path.name for path in self.folder.iterdir()}
@@ -55,8 +58,10 @@ class _Issuer:
     async def issue(self, order: Order) -> Issued:
         self._allowed()
         expires = order.expires + self._provider.extra_s
+        waiting = self._provider.meanwhile()
+        if waiting is not None:
+            await waiting
         (self._provider.folder / order.name).write_text(json.dumps({"expires": expires}))
-        self._provider.meanwhile()
         material = {"username": Secret(order.name.encode()), "password": order.secret}
         return Issued(material=material, expires=expires, scope=order.scope)
 
@@ -77,6 +82,10 @@ class _Issuer:
             raise IssuerError("the provider does not answer", hint="wait")
 
 
+async def _at_once(_pause_s: float) -> None:
+    """Time passes when a test says so."""
+
+
 def issuing(
     folder: Path,
     provider: Provider,
@@ -88,4 +97,12 @@ def issuing(
     key: bytes = b"r" * 32,
 ) -> Issuing:
     """What a broker process has, over a ledger in ``folder``."""
-    return Issuing(lambda: SqliteLedger(folder), audit, Recipes(Secret(key)), provider.make, clock, owner, at)
+    return Issuing(
+        lambda: SqliteLedger(folder),
+        audit,
+        Recipes(Secret(key)),
+        provider.make,
+        Clocks(wall=clock, boot=clock, sleep=_at_once),
+        owner,
+        at,
+    )

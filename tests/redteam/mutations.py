@@ -105,7 +105,9 @@ MUTATIONS: tuple[Mutation, ...] = (
         file="node/egress/model.py",
         old="groups.setdefault((credential, destination, rule.inject, rule.websocket), []).append(rule)",
         new="groups.setdefault((rules[0][0], destination, rules[0][1].inject, rule.websocket), []).append(rule)",
-        tests=("tests/integration/test_clients.py::test_a_host_without_a_credential_gets_none",),
+        tests=(
+            "tests/unit/node/egress/test_model.py::test_no_cluster_is_ever_shared_between_credentials_places_or_ways",
+        ),
     ),
     Mutation(
         name="a missing credential goes out bare",
@@ -183,7 +185,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         file="node/sandbox/protected.py",
         old="        masks.runs(found)\n",
         new="",
-        tests=("tests/redteam/test_f_workspace.py::test_f7_what_editors_and_shells_run_cannot_be_made",),
+        tests=("tests/integration/test_workspace.py::test_what_runs_later_cannot_come_into_being_even_for_a_moment",),
     ),
     Mutation(
         name="secrets of the workspace not masked",
@@ -238,7 +240,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         name="closed without asking the provider",
         file="broker/lease/issuing.py",
-        old="            await issuer.revoke(entry.name)\n",
+        old='            self._at("revoke-before")\n            await issuer.revoke(entry.name)\n',
         new="",
         tests=("tests/unit/broker/lease/test_issuing.py",),
     ),

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from secrets import token_hex
@@ -18,7 +19,7 @@ from leasehold.broker.audit.model import Event, Outcome
 from leasehold.broker.audit.query import Filter
 from leasehold.broker.identity.peer import Peer, peer_of
 from leasehold.broker.issuers.builtin import make
-from leasehold.broker.lease.issuing import Issuing
+from leasehold.broker.lease.issuing import Clocks, Issuing
 from leasehold.broker.lease.ports import Ledger
 from leasehold.broker.lease.sealing import Recipes
 from leasehold.broker.lease.service import Leases
@@ -39,6 +40,7 @@ _REFRESH_S = 30.0
 _EXPIRE_S = 1.0
 _RESTART_WAIT_S = 0.2
 _LEDGER = "ledger.db"
+_SWEEPS_MAX = 8
 _COUNTER = re.compile(r"^http\.(?P<task>[a-z0-9]+)\.downstream_rq_total: (?P<count>\d+)$", re.MULTILINE)
 
 Answer = dict[str, Any]
@@ -55,7 +57,12 @@ class Daemon:
         self._audit = AuditLog(state / "audit", audit_key(key), clock=clock)
         self._peers: dict[str, Peer] = {}
         self._issuing = Issuing(
-            self._open_ledger, self._audit, Recipes(ledger_key(key)), make, clock, owner=f"{os.getpid()}-{token_hex(8)}"
+            self._open_ledger,
+            self._audit,
+            Recipes(ledger_key(key)),
+            make,
+            Clocks(wall=clock, boot=_boot),
+            owner=f"{os.getpid()}-{token_hex(8)}",
         )
         leases = Leases(self._audit, self._resolve, clock, self._issuing)
         self._tasks = Tasks(runtime=runtime, audit=self._audit, leases=leases, clock=clock, counter=self._count)
@@ -274,21 +281,31 @@ class Daemon:
 
     async def _keep_leases(self) -> None:
         """What earlier brokers left at providers is taken back, then whatever is due, for ever (DESIGN 6)."""
-        left = (self._state / _LEDGER).exists()
+        if (self._state / _LEDGER).exists():
+            # This ledger has one broker at a time, so all others have ended.
+            while not await self._on_leases(self._issuing.take_over(self._clock())):
+                await asyncio.sleep(_EXPIRE_S)
+        sweeps: set[asyncio.Task[bool]] = set()
         while True:
-            try:
-                if left:
-                    # This ledger has one broker at a time, so all others have ended.
-                    await self._issuing.take_over(self._clock())
-                    left = False
-                while await self._issuing.sweep():
-                    pass
-            except LedgerError as e:
-                print(f"leases that are over were not taken back: {e.message}", file=sys.stderr)
-            except AuditError as e:
-                print(f"the end of a lease was not recorded: {e.message}", file=sys.stderr)
-                self.stopping.set()
+            # Beside one another: one that waits for a provider, or for an intent's age, holds nothing else up.
+            if len(sweeps) < _SWEEPS_MAX:
+                sweep = asyncio.create_task(self._on_leases(self._issuing.sweep()))
+                sweeps.add(sweep)
+                sweep.add_done_callback(sweeps.discard)
             await asyncio.sleep(_EXPIRE_S)
+
+    async def _on_leases(self, work: Awaitable[int]) -> bool:
+        """Whether it was done. Without a ledger it is tried again; without an audit log nothing goes on."""
+        try:
+            await work
+        except LedgerError as e:
+            print(f"leases that are over were not taken back: {e.message}", file=sys.stderr)
+            return False
+        except AuditError as e:
+            print(f"the end of a lease was not recorded: {e.message}", file=sys.stderr)
+            self.stopping.set()
+            return False
+        return True
 
     def _open_ledger(self) -> Ledger:
         from leasehold.broker.lease.store import SqliteLedger  # it takes as long to load as all the rest
@@ -374,6 +391,10 @@ async def every(pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except EgressError as e:
             print(f"Envoy was not brought up to date: {e.message}", file=sys.stderr)
+
+
+def _boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _variable_of(peer: Peer, name: str) -> str | None:

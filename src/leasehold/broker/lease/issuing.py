@@ -11,7 +11,7 @@ import json
 import secrets
 import string
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -33,7 +33,9 @@ _LOWER = string.ascii_lowercase + string.digits
 _PASSWORD_CHARS, _ID_CHARS = 32, 20
 _UNSURE_S = 2 * CREATE_TIMEOUT_S
 """An intent is looked at when its provider can no more be at work on it."""
-_CLAIM_S = 2 * REVOKE_TIMEOUT_S
+_BEGIN_S = 5.0
+"""Between an intent and the call of its provider; what took longer is given up."""
+_CLAIM_S = CREATE_TIMEOUT_S + _BEGIN_S + 2 * REVOKE_TIMEOUT_S
 _AT_ONCE = 8
 
 
@@ -41,6 +43,15 @@ class Make(Protocol):
     """Makes an issuer; see :func:`leasehold.broker.issuers.builtin.make`."""
 
     def __call__(self, kind: str, parameters: Mapping[str, object], secret: Secret) -> CheckedIssuer: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks:
+    """``wall``: Unix seconds. ``boot``: seconds that also count while the machine sleeps, and that nobody sets."""
+
+    wall: Callable[[], float]
+    boot: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +75,7 @@ class Issuing:
         audit: AuditLog,
         recipes: Recipes,
         make: Make,
-        clock: Callable[[], float],
+        clocks: Clocks,
         owner: str,
         at: Callable[[str], None] = _nowhere,
     ) -> None:
@@ -74,8 +85,10 @@ class Issuing:
         self._audit = audit
         self._recipes = recipes
         self._make = make
-        self._clock = clock
+        self._clock = clocks.wall
+        self._clocks = clocks
         self._at = at
+        self._creating: set[str] = set()
         self.owner = owner
 
     async def issue(self, task: str, credential: Credential, admin: Secret, expires: float) -> Live:
@@ -87,15 +100,20 @@ class Issuing:
         issuer = self._make(credential.issuer, parameters, admin)
         try:
             entry = self._intent(task, credential, issuer, _recipe(credential.issuer, parameters, admin), expires)
+            began = self._clocks.boot()
             self._at("intent-before")
             await self._ask(lambda ledger: ledger.intend(entry))
             self._at("intent-after")
+            self._creating.add(entry.id)
             try:
+                if self._clocks.boot() - began > _BEGIN_S:
+                    raise IssuerError(f"issuer({issuer.kind}) issue: the ledger took too long", hint="try again")
                 return await self._create(entry, issuer, expires)
             except BaseException:
-                # Nobody knows what the provider has by now: so it is taken back, at once and not when it is due.
                 await asyncio.shield(self._doubt(entry))
                 raise
+            finally:
+                self._creating.discard(entry.id)
         finally:
             await issuer.close()
 
@@ -139,16 +157,18 @@ class Issuing:
         try:
             await self._ask(lambda ledger: ledger.change(entry, active))
         except StaleEntry:
-            pass  # it took so long that a sweep has begun to take it back
+            # It took so long that a sweep has taken back what was not there yet.
+            await issuer.revoke(entry.name)
         else:
             self._at("record-after")
             return Live(entry=active, issued=issued)
         raise IssuerError(f"issuer({issuer.kind}) issue: it took too long", hint="try again")
 
     async def _doubt(self, entry: Entry) -> None:
-        """Begin to take back what may or may not have been created; a sweep goes on with it."""
+        """Take back what nobody will get. An intent stays one: the provider may still be at work on it, and what it
+        creates after it was asked to drop it would live. A sweep looks at it when that can no more be."""
         current = await self._ask(lambda ledger: ledger.entry(entry.id))
-        if current is not None and current.state in (State.INTENDED, State.ACTIVE):
+        if current is not None and current.state is State.ACTIVE:
             await self._change(current, machine.ending(current, self._clock()))
 
     async def take_over(self, dead_since: float) -> int:
@@ -187,8 +207,16 @@ class Issuing:
             return 0
         now = self._clock()
         claimed = await self._ask(lambda ledger: ledger.claim(now, _AT_ONCE, self.owner, now + _CLAIM_S))
-        await asyncio.gather(*(self.end(entry) for entry in claimed))
+        await asyncio.gather(*(self._work(entry) for entry in claimed))
         return len(claimed)
+
+    async def _work(self, entry: Entry) -> None:
+        if entry.id in self._creating:
+            return  # by its age it is due; but it is this very process that is at work on it
+        if entry.state is State.INTENDED:
+            # Its age was taken from wall clocks, which may have been set, or differ between brokers.
+            await self._clocks.sleep(CREATE_TIMEOUT_S + _BEGIN_S)
+        await self.end(entry)
 
     async def _revoke(self, entry: Entry) -> Entry:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +105,7 @@ def test_no_name_and_no_password_is_used_twice(broker: Broker) -> None:
 
 def test_the_intent_is_durable_before_the_provider_is_asked(broker: Broker) -> None:
     seen: list[State] = []
-    broker.provider.meanwhile = lambda: seen.extend(broker.states())
+    broker.provider.meanwhile = lambda: seen.extend(broker.states())  # type: ignore[func-returns-value]  # nothing to await
     broker.issue()
     assert seen == [State.INTENDED]
 
@@ -121,7 +120,9 @@ def test_a_provider_that_is_down_is_an_error_and_what_may_be_there_is_taken_back
     broker.provider.down = True
     with pytest.raises(IssuerError, match=r"issuer\(fake\) issue: the provider does not answer"):
         broker.issue()
-    assert broker.states() == [State.REVOKING]
+    assert broker.states() == [State.INTENDED]
+    assert broker.sweep() == 0  # the provider may still be at work on it
+    broker.now += 60
     assert broker.sweep() == 1
     assert broker.only().error == "issuer(fake) revoke: the provider does not answer"
     broker.provider.down = False
@@ -137,24 +138,19 @@ def test_what_lasts_longer_than_asked_is_taken_back_at_once(broker: Broker) -> N
     with pytest.raises(IssuerError, match="60 s more than asked"):
         broker.issue()
     assert broker.provider.names() == set()
-    assert broker.states() == [State.REVOKING]
+    broker.now += 60
     broker.sweep()
     assert broker.states() == [State.REVOKED]
 
 
-def test_a_lease_that_a_sweep_has_begun_to_take_back_is_not_released(broker: Broker) -> None:
+def test_what_is_created_after_a_sweep_has_looked_is_taken_back_and_not_released(broker: Broker) -> None:
     other = broker.again("two")
 
-    def slow() -> None:
+    async def slow() -> None:
         broker.now += 3600  # so long that the intent is due
-
-        async def sweep() -> None:
-            await other.take_over(0.0)
-            await other.sweep()
-
-        thread = threading.Thread(target=lambda: asyncio.run(sweep()))
-        thread.start()
-        thread.join()
+        await other.take_over(0.0)
+        assert await other.sweep() == 1
+        assert broker.states() == [State.REVOKED]
 
     broker.provider.meanwhile = slow
     with pytest.raises(IssuerError, match="it took too long"):
@@ -171,8 +167,44 @@ def test_a_task_that_is_cancelled_while_it_waits_leaves_nothing(broker: Broker) 
             await running
 
     asyncio.run(scenario())
-    assert broker.states() == [State.REVOKING]
+    assert broker.states() == [State.INTENDED]
+    broker.now += 60
     broker.sweep()
+    assert broker.provider.names() == set()
+    assert broker.states() == [State.REVOKED]
+
+
+def test_an_intent_that_took_too_long_asks_nobody(broker: Broker) -> None:
+    def late(_point: str) -> None:
+        broker.now += 6
+
+    slow = broker.again("two", at=late)
+    with pytest.raises(IssuerError, match="the ledger took too long"):
+        asyncio.run(slow.issue("7f3k2a", ORDERS, ADMIN, broker.now + 900))
+    assert broker.provider.names() == set()
+
+
+def test_no_process_sweeps_what_it_is_creating_itself(broker: Broker) -> None:
+    async def clock_is_set_forward() -> None:
+        broker.now += 3600
+        assert await broker.issuing.sweep() == 1
+
+    broker.provider.meanwhile = clock_is_set_forward
+    live = asyncio.run(broker.issuing.issue("7f3k2a", ORDERS, ADMIN, broker.now + 7200))
+    assert broker.provider.names() == {live.entry.name}
+    assert broker.only().state is State.ACTIVE
+
+
+def test_what_nobody_gets_any_more_is_taken_back(broker: Broker) -> None:
+    def cancel(point: str) -> None:
+        if point == "record-after":
+            raise asyncio.CancelledError
+
+    issuing = broker.again("two", at=cancel)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(issuing.issue("7f3k2a", ORDERS, ADMIN, broker.now + 900))
+    assert broker.only().state is State.REVOKING
+    broker.sweep(issuing)
     assert broker.provider.names() == set()
 
 
