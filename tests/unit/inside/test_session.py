@@ -51,7 +51,11 @@ def output(master: int) -> str:
         (["/gone"], 127, "error: /gone: No such file or directory\r\n"),
         (["/etc"], 126, "error: /etc: Permission denied\r\n"),
         (["sh", "-c", "ps -o pid= -o pgid= -o tpgid= -p $$ | awk '{print ($1==$2 && $2==$3)}'"], 0, "1\r\n"),
-        (["sh", "-c", "grep -cE '^SigIgn:.0*[018]{2}0{7}$' /proc/self/status; ls /proc/self/fd | wc -l"], 0, "1\r\n4\r\n"),
+        (
+            ["sh", "-c", "grep -cE '^SigIgn:.0*[018]{2}0{7}$' /proc/self/status; ls /proc/self/fd | wc -l"],
+            0,
+            "1\r\n4\r\n",
+        ),
     ],
 )
 def test_commands(command: list[str], code: int, said: str) -> None:

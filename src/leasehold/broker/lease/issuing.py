@@ -192,7 +192,8 @@ class Issuing:
         if entry.state in (State.INTENDED, State.ACTIVE):
             ending = machine.ending(entry, self._clock())
             self._at("end-before")
-            if not await self._change(entry, ending):
+            changed = await self._change(entry, ending)
+            if not changed:
                 return await self._current(entry)
             self._at("end-after")
             entry = ending
@@ -263,9 +264,8 @@ class Issuing:
     async def _ask(self, what: Callable[[Ledger], T]) -> T:
         """Ask the ledger in a thread. It is opened when it is first needed: its driver takes long to load."""
         async with self._opening:
-            if self._ledger is None:
-                self._ledger = await asyncio.to_thread(self._open_ledger)
-        return await asyncio.to_thread(what, self._ledger)
+            ledger = self._ledger = self._ledger or await asyncio.to_thread(self._open_ledger)
+        return await asyncio.to_thread(what, ledger)
 
     def _from_recipe(self, entry: Entry) -> CheckedIssuer:
         recipe = json.loads(self._recipes.open(entry.id, entry.recipe).reveal())

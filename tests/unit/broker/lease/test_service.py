@@ -254,3 +254,8 @@ def test_what_is_not_taken_back_in_time_is_left_to_the_sweep(broker: Broker, mon
     lease = broker.leased(ORDERS)
     monkeypatch.setattr(service, "_TAKE_BACK_S", 0)
     assert asyncio.run(broker.leases.take_back([lease])) == {"orders": State.REVOKING}
+
+
+def test_where_nothing_was_made_nothing_is_taken_back(broker: Broker) -> None:
+    lease = broker.leased()
+    assert asyncio.run(broker.leases.take_back([lease])) == {}
