@@ -193,11 +193,9 @@ class Issuing:
             ending = machine.ending(entry, self._clock())
             self._at("end-before")
             changed = await self._change(entry, ending)
-            if not changed:
-                return await self._current(entry)
             self._at("end-after")
-            entry = ending
-        return await self._revoke(entry) if entry.state in machine.OPEN else entry
+            entry = ending if changed else await self._current(entry)
+        return await self._revoke(entry) if entry.state in (State.REVOKING, State.QUARANTINED) else entry
 
     async def sweep(self) -> int:
         """Work on what is due, this broker's or another's; how many entries were worked on.
@@ -264,7 +262,9 @@ class Issuing:
     async def _ask(self, what: Callable[[Ledger], T]) -> T:
         """Ask the ledger in a thread. It is opened when it is first needed: its driver takes long to load."""
         async with self._opening:
-            ledger = self._ledger = self._ledger or await asyncio.to_thread(self._open_ledger)
+            ledger = self._ledger
+            if ledger is None:
+                ledger = self._ledger = await asyncio.to_thread(self._open_ledger)
         return await asyncio.to_thread(what, ledger)
 
     def _from_recipe(self, entry: Entry) -> CheckedIssuer:
