@@ -262,9 +262,8 @@ class Issuing:
     async def _ask(self, what: Callable[[Ledger], T]) -> T:
         """Ask the ledger in a thread. It is opened when it is first needed: its driver takes long to load."""
         async with self._opening:
-            ledger = self._ledger
-            if ledger is None:
-                ledger = self._ledger = await asyncio.to_thread(self._open_ledger)
+            ledger = await asyncio.to_thread(self._open_ledger) if self._ledger is None else self._ledger
+            self._ledger = ledger
         return await asyncio.to_thread(what, ledger)
 
     def _from_recipe(self, entry: Entry) -> CheckedIssuer:
