@@ -36,7 +36,7 @@ from leasehold.core.toml import Table, Wrong, parse, read_bytes
 
 __all__ = ["ISSUERS", "narrow", "read_operator", "read_project"]
 
-ISSUERS = ("static", "postgres")
+ISSUERS = ("static",)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n(.*?)-----END CERTIFICATE-----", re.DOTALL)
@@ -165,8 +165,6 @@ def _credential(parent: Table, name: str) -> tuple[Credential, Table, tuple[Tabl
     endpoints = table.tables("endpoints")
     if not endpoints:
         raise table.error("expected an endpoint, found none", f"add [[credentials.{name}.endpoints]]")
-    # What an issuer wants besides is its own to read: the broker refuses what it does not know.
-    parameters = table.others() if issuer != "static" else ()
     table.done()
     credential = Credential(
         name=name,
@@ -175,8 +173,7 @@ def _credential(parent: Table, name: str) -> tuple[Credential, Table, tuple[Tabl
         environment=environment,
         role=role,
         max_ttl_s=max_ttl_s,
-        endpoints=tuple(read_rule(endpoint, role, issuer) for endpoint in endpoints),
-        parameters=parameters,
+        endpoints=tuple(read_rule(endpoint, role) for endpoint in endpoints),
     )
     return credential, table, endpoints
 

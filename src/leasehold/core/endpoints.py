@@ -24,8 +24,7 @@ METHODS = (
 )  # fmt: skip
 """What can be named: RFC 9110 without CONNECT and TRACE, RFC 5789, WebDAV (RFC 4918, 3253, 5323), QUERY."""
 FETCH_METHODS = ("GET", "HEAD")
-DATABASES = {"postgres": 5432}
-PROTOCOLS = ("http", *DATABASES)
+PROTOCOLS = ("http",)
 SCHEMES = ("https", "http")
 RESERVED_PORTS = {53: "names are answered there", 3128: "the explicit proxy is there"}
 # They frame or route the message, choose its encoding, or are the proxy's own.
@@ -40,17 +39,14 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _NEEDLESSLY_ENCODED = re.compile(r"%(?:2[dDeE]|3\d|[46][1-9a-fA-F]|[57][\daA]|5[fF]|7[eE])")
 
 
-def read_rule(table: Table, role: Role | None, issuer: str = "") -> Rule:
-    """The rule of an endpoint whose credential has ``role`` and comes from ``issuer``; ``None`` for a host without a
-    credential."""
+def read_rule(table: Table, role: Role | None) -> Rule:
+    """The rule of an endpoint whose credential has ``role``; ``None`` for a host without a credential."""
     host = table.text("host", host_name)
-    protocol = table.text_or("http", "protocol", one_of(PROTOCOLS, "this version speaks no other"))
-    if protocol != "http":
-        return _database(table, host, protocol, issuer)
     scheme = table.text_or("https", "scheme", one_of(SCHEMES))
     if role is not None and scheme != "https":
         raise table.error("a credential is never sent without TLS", 'leave scheme out, or write "https"', "scheme")
     port = table.number("port", _port, 443 if scheme == "https" else 80)
+    table.text_or("http", "protocol", one_of(PROTOCOLS, "this version speaks no other"))
     git = _git(table, role)
     websocket = _websocket(table, role)
     methods = _methods(table, role, websocket=websocket, git=git is not None)
@@ -66,16 +62,6 @@ def read_rule(table: Table, role: Role | None, issuer: str = "") -> Rule:
     return Rule(
         host=host, port=port, scheme=scheme, methods=methods, paths=paths, git=git, websocket=websocket, inject=inject
     )
-
-
-def _database(table: Table, host: str, protocol: str, issuer: str) -> Rule:
-    """A database is one endpoint: what may be done there is what its issuer grants."""
-    if issuer != protocol:
-        message = f"a {protocol} endpoint is for a credential of the issuer {protocol}"
-        raise table.error(message, f'issuer = "{protocol}"', "protocol")
-    port = table.number("port", _port, DATABASES[protocol])
-    table.done()
-    return Rule(host=host, port=port, scheme=protocol)
 
 
 def host_name(value: str) -> str:

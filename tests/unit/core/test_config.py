@@ -222,7 +222,7 @@ WRONG_KEYS = [
     ("[trust]", "version = 1\n[trust]", "1: version: unknown key"),
     ('domain = "dev', 'domains = "dev', "1: trust: the key domain is missing"),
     # The credential.
-    ('"static"', '"magic"', "5: credentials.forge.issuer: expected one of static, postgres, found 'magic'"),
+    ('"static"', '"postgres"', "5: credentials.forge.issuer: expected one of static, found 'postgres'"),
     ('"static"', "1", "5: credentials.forge.issuer: expected a text, found a number"),
     ('"development"', '"prod"', "expected one of development, staging, production, found 'prod'"),
     ('"execute"', '"admin"', "8: credentials.forge.role: expected one of execute, fetch, deploy, found 'admin'"),
@@ -253,12 +253,7 @@ WRONG_KEYS = [
     ('"api.forge.example"', '"a.example"\nport = 80', "port 80 cannot be used with https: it is the port of http"),
     ('"api.forge.example"', '"a.example"\nscheme = "http"', "scheme: a credential is never sent without TLS"),
     ('"api.forge.example"', '"a.example"\nscheme = "ftp"', "expected one of https, http, found 'ftp'"),
-    ('"api.forge.example"', '"a.example"\nprotocol = "smtp"', "expected one of http, postgres, found 'smtp'"),
-    (
-        '"api.forge.example"',
-        '"a.example"\nprotocol = "postgres"',
-        "endpoint is for a credential of the issuer postgres",
-    ),
+    ('"api.forge.example"', '"a.example"\nprotocol = "postgres"', "protocol: expected one of http, found 'postgres'"),
     ('["GET", "POST"]', "[]", "12: credentials.forge.endpoints[1].methods: expected at least one, found none"),
     ('["GET", "POST"]', '["GET", "PSOT"]', "methods[2]: expected one of GET, HEAD, POST"),
     ('["GET", "POST"]', '["get"]', "methods[1]: expected one of GET, HEAD, POST"),
@@ -370,9 +365,7 @@ def test_what_is_wrong_elsewhere_is_refused(folder: Path, text: str, said: str) 
 
 
 def test_an_unknown_issuer_is_told_which_there_are(folder: Path) -> None:
-    assert refused(folder, replaced('"static"', '"magic"')).hint == (
-        "it is one of static, postgres; this version has no other"
-    )
+    assert refused(folder, replaced('"static"', '"postgres"')).hint == "it is one of static; this version has no other"
 
 
 def test_a_method_in_the_wrong_case_is_told_the_right_one(folder: Path) -> None:
@@ -455,34 +448,3 @@ def test_the_fetch_role_only_reads(folder: Path, rest: str, said: str) -> None:
 def test_a_git_rule_names_one_repository_and_a_direction(folder: Path, git: str, said: str) -> None:
     rest = f'[[credentials.forge.endpoints]]\nhost = "a.example"\ngit = {git}\ninject = {{ query = "k" }}\n'
     assert said in refused(folder, HEAD + CREDENTIAL + rest).message
-
-
-ORDERS = """
-[credentials.orders]
-issuer = "postgres"
-server = "postgresql://issuer@db.example/orders"
-secret = "vault:orders-admin"
-grants = ["SELECT ON ALL TABLES IN SCHEMA public"]
-environment = "staging"
-role = "execute"
-max_ttl = "15m"
-[[credentials.orders.endpoints]]
-host = "db.example"
-protocol = "postgres"
-"""
-
-
-def test_what_an_issuer_wants_besides_is_kept_for_it(folder: Path) -> None:
-    [*_, orders] = read_operator(write(folder, HEAD + CREDENTIAL + ENDPOINT + ORDERS)).credentials
-    assert orders.parameters == (
-        ("server", "postgresql://issuer@db.example/orders"),
-        ("grants", ["SELECT ON ALL TABLES IN SCHEMA public"]),
-    )
-    assert orders.endpoints == (Rule(host="db.example", port=5432, scheme="postgres"),)
-
-
-def test_a_database_has_no_methods_and_one_credential(folder: Path) -> None:
-    with_methods = ORDERS + 'methods = ["GET"]\n'
-    assert "methods: unknown key" in refused(folder, HEAD + CREDENTIAL + ENDPOINT + with_methods).message
-    twice = ORDERS + ORDERS.replace("orders", "others")
-    assert "both fit some request to db.example:5432" in refused(folder, HEAD + CREDENTIAL + ENDPOINT + twice).message
