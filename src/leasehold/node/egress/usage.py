@@ -34,6 +34,7 @@ _FIELDS = (
 )
 FORMAT = "\t".join(_FIELDS)
 _NONE = "-"
+_SENT = ("via_upstream", "upstream_", "downstream_")
 
 
 class UsageLog:
@@ -93,8 +94,9 @@ def _use(key: tuple[str, ...], samples: Sequence[tuple[float, int, int]]) -> Use
         reason = "connection: unknown name"
     elif "UAEX" in flags:
         reason = "denied by policy"
-    elif kind == "allow" and (cluster != _NONE or details == "via_upstream"):
-        # A request that waited for the first decision was routed before its cluster existed, and names none.
+    elif kind == "allow" and (cluster != _NONE or details.startswith(_SENT)):
+        # A request that waited for the first decision was routed before its cluster existed, and names none. Where it
+        # cannot be known whether it got out, as when the client left, it counts as a use.
         reason = ""
     else:
         reason = f"{kind}: {rest}" if kind in ("deny", "closed") else details

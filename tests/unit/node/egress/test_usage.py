@@ -71,6 +71,9 @@ def test_alike_uses_are_one_with_a_count_and_each_is_counted() -> None:
     ("text", "upstream", "reason"),
     [
         (line(cluster="-", details="via_upstream"), _CLUSTER, ""),
+        (line(cluster="-", details="upstream_reset_after_response_started{protocol_error}"), _CLUSTER, ""),
+        (line(cluster="-", details="downstream_remote_disconnect"), _CLUSTER, ""),
+        (line(cluster="-", details="ext_authz_error"), "", "ext_authz_error"),
         (line(cluster="-"), "", "details"),
         (line("allow/x", flags="UAEX", status="403"), "", "denied by policy"),
         (line("closed/u", "-"), "", "closed: u"),
