@@ -62,7 +62,7 @@ class VaultBroker:
             case "secret.list":
                 return {"secrets": [entry.as_dict() for entry in self._vault.list()]}
             case "daemon.status":
-                task = {"task": "7f3k", "workspace": "/work/\x1b[2Jweb", "expires_in_s": 60}
+                task = {"task": "7f3k", "workspace": "/srv/\x1b[2Jweb", "expires_in_s": 60}
                 return {"pid": 1234, "envoy_pid": 1235, "tasks": [task]}
             case "daemon.stop":
                 return {"pid": 1234}

@@ -9,7 +9,7 @@ from leasehold.node.sandbox.environment import CA_FILE, agent_environment, agent
 
 
 def visible(path: str) -> bool:
-    return path.startswith(("/usr", "/bin", "/home/ann/.pyenv", "/work"))
+    return path.startswith(("/usr", "/bin", "/home/ann/.pyenv", "/srv"))
 
 
 def made(host: dict[str, str], named: tuple[str, ...] = (), **given: dict[str, str]) -> dict[str, str]:
@@ -35,7 +35,7 @@ def test_only_the_allow_list_passes() -> None:
         "SSH_AUTH_SOCK": "/tmp/ssh-x/agent",
         "http_proxy": "http://u:p@proxy",
         "NO_PROXY": "*",
-        "LD_PRELOAD": "/work/evil.so",
+        "LD_PRELOAD": "/srv/evil.so",
         "HOME": "/elsewhere",
         "USER": "mallory",
         "SSL_CERT_FILE": "/host.pem",
@@ -59,7 +59,7 @@ def test_only_the_allow_list_passes() -> None:
 
 
 def test_paths_pass_when_they_can_be_seen() -> None:
-    env = made({"SHELL": "/bin/bash", "PYENV_ROOT": "/home/ann/.pyenv", "VIRTUAL_ENV": "/srv/venv"})
+    env = made({"SHELL": "/bin/bash", "PYENV_ROOT": "/home/ann/.pyenv", "VIRTUAL_ENV": "/var/venv"})
     assert (env["SHELL"], env["PYENV_ROOT"]) == ("/bin/bash", "/home/ann/.pyenv")
     assert "VIRTUAL_ENV" not in env
     assert made({"SHELL": "/nix/fish"})["SHELL"] == "/bin/sh"
@@ -194,7 +194,7 @@ def test_a_named_value_with_user_information_is_refused() -> None:
 
 
 def test_path() -> None:
-    assert agent_path("/opt/x/bin:/usr/bin:.::/work/bin:/usr/bin:bin", visible) == (
-        "/run/leasehold/bin:/usr/bin:/work/bin"
+    assert agent_path("/opt/x/bin:/usr/bin:.::/srv/bin:/usr/bin:bin", visible) == (
+        "/run/leasehold/bin:/usr/bin:/srv/bin"
     )
     assert agent_path("/opt/x", visible) == "/run/leasehold/bin:/usr/local/bin:/usr/bin:/bin"

@@ -21,8 +21,8 @@ def test_arguments() -> None:
         Effect(op="file", dest="/etc/passwd", content=b"x", mode="0444"),
         Effect(op="data", dest="/h/x", content=b"y", mode="0600"),
         Effect(op="ro-data", dest="/h/y", content=b"z"),
-        Effect(op="bind-fd", dest="/w", source="/work"),
-        Effect(op="ro-bind-fd", dest="/w/.git", source="/work/.git"),
+        Effect(op="bind-fd", dest="/w", source="/srv"),
+        Effect(op="ro-bind-fd", dest="/w/.git", source="/srv/.git"),
         Effect(op="tmpfs", dest="/tmp", mode="1777"),
         Effect(op="remount-ro", dest="/"),
     ]
@@ -44,7 +44,7 @@ def test_arguments() -> None:
         "--bind-fd 51 /w --ro-bind-fd 52 /w/.git --perms 1777 --tmpfs /tmp --remount-ro /"
     )
     assert kept == [71, 72, 73, 74, 51, 52]
-    assert opened == ["/work", "/work/.git"] and given == effects[2:6]
+    assert opened == ["/srv", "/srv/.git"] and given == effects[2:6]
 
 
 @pytest.fixture

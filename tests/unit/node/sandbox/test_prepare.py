@@ -15,11 +15,11 @@ from leasehold.core.profiles import GENERIC, Profile, profile_for
 from leasehold.node.sandbox.prepare import check_command, prepare_environment, prepare_request, visible
 
 
-def prepared(tmp_path: Path, profile: Profile = GENERIC, cwd: str = "/work/web/src", **changes: Any) -> Any:
+def prepared(tmp_path: Path, profile: Profile = GENERIC, cwd: str = "/srv/web/src", **changes: Any) -> Any:
     return prepare_request(
         a_host(),
         profile,
-        "/work/web",
+        "/srv/web",
         REPLY | changes,
         masks=(),
         state_dir=str(tmp_path),
@@ -33,7 +33,7 @@ def prepared(tmp_path: Path, profile: Profile = GENERIC, cwd: str = "/work/web/s
 
 def test_request(tmp_path: Path) -> None:
     request = prepared(tmp_path)
-    assert (request.workspace, request.cwd, request.command) == ("/work/web", "/work/web/src", ("make",))
+    assert (request.workspace, request.cwd, request.command) == ("/srv/web", "/srv/web/src", ("make",))
     assert request.truststore == b"PKCS12" and request.ca_pem.startswith(b"-----BEGIN")
     assert json.loads(request.grants) == {
         "task": "7f3k",
@@ -48,7 +48,7 @@ def test_request(tmp_path: Path) -> None:
 
 
 def test_the_working_folder_is_in_the_workspace(tmp_path: Path) -> None:
-    assert prepared(tmp_path, cwd="/elsewhere").cwd == "/work/web"
+    assert prepared(tmp_path, cwd="/elsewhere").cwd == "/srv/web"
     assert prepared(tmp_path, truststore_b64=None).truststore is None
 
 
@@ -72,10 +72,10 @@ def test_tools_are_folders_at_their_own_path(tmp_path: Path) -> None:
 
 
 def test_environment() -> None:
-    environ = {"PATH": "/home/ann/.cargo/bin:/work/web/bin:/srv/x", "TERM": "xterm", "MORE": "1", "SECRET_TOKEN": "x"}
+    environ = {"PATH": "/home/ann/.cargo/bin:/srv/web/bin:/srv/x", "TERM": "xterm", "MORE": "1", "SECRET_TOKEN": "x"}
     reply = REPLY | {"sandbox": REPLY["sandbox"] | {"env": ["MORE"]}}
-    env = prepare_environment(a_host(), profile_for("claude", []), "/work/web", reply, environ)
-    assert env["PATH"] == "/run/leasehold/bin:/home/ann/.cargo/bin:/work/web/bin:/usr/local/bin:/usr/bin:/bin"
+    env = prepare_environment(a_host(), profile_for("claude", []), "/srv/web", reply, environ)
+    assert env["PATH"] == "/run/leasehold/bin:/home/ann/.cargo/bin:/srv/web/bin:/usr/local/bin:/usr/bin:/bin"
     assert (env["MORE"], env["ANTHROPIC_API_KEY"]) == ("1", "sk-ant-placeholder")
     assert env["DISABLE_AUTOUPDATER"] == "1" and "SECRET_TOKEN" not in env
 
