@@ -86,6 +86,7 @@ class DatabaseSubject:
     less = frozenset({"CONNECT", "USAGE ON SCHEMA shop", "SELECT ON ALL TABLES IN SCHEMA shop"})
     beyond_less = "INSERT INTO shop.orders (item) VALUES ('tea')"
     outside = frozenset({"SELECT ON TABLE private.payroll"})
+    ends_by_itself = True
     hostile: Sequence[Mapping[str, object]] = (
         *(
             {"grants": [grant]}

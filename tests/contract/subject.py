@@ -31,7 +31,8 @@ class Subject(Protocol):
     ``secret``: the administrative one. ``scope``: all that is configured, and what an order asks for; ``within``: what
     can be done with it, ``beyond``: what cannot. ``less``: a part of the scope, with which ``beyond_less``, which is
     within the whole, is refused. ``outside``: well-formed, and not configured. ``hostile``: changes to the parameters,
-    each of which has to be refused as configuration.
+    each of which has to be refused as configuration. ``ends_by_itself``: whether the provider can end an account at a
+    given time; where it cannot, the ledger's sweep is all that does.
     """
 
     secret: Secret
@@ -42,6 +43,7 @@ class Subject(Protocol):
     beyond_less: str
     outside: frozenset[str]
     hostile: Sequence[Mapping[str, object]]
+    ends_by_itself: bool
 
     def parameters(self, address: tuple[str, int] | None = None) -> Mapping[str, object]:
         """The issuer's parameters, for the provider itself or for something else that listens at ``address``."""
@@ -65,7 +67,7 @@ class Subject(Protocol):
         """Remove a planted account; nothing when it is not there."""
 
     def expires(self, name: str) -> float | None:
-        """When the provider ends the account by itself, in Unix seconds."""
+        """When the provider ends the account by itself, in Unix seconds; ``None`` when it does not."""
 
     def sessions(self, name: str) -> int:
         """How many connections the account has open."""

@@ -41,9 +41,14 @@ def make(kind: str, parameters: Mapping[str, object], secret: Secret) -> Checked
     if kind not in BUILTIN:
         raise ConfigError(printable(f"there is no issuer {kind}"), hint=f"there are: {', '.join(BUILTIN)}")
     table = Parameters(kind, parameters)
-    issuer = BUILTIN[kind](table, secret)
-    table.done()
-    return CheckedIssuer(issuer)
+    try:
+        issuer = BUILTIN[kind](table, secret)
+    except ModuleNotFoundError as e:
+        missing = str(e.name)
+    else:
+        table.done()
+        return CheckedIssuer(issuer)
+    raise table.error(f"the package {missing} is not installed", f"pip install {missing.partition('.')[0]}")
 
 
 def _postgres(parameters: Parameters, secret: Secret) -> Issuer:
@@ -51,9 +56,7 @@ def _postgres(parameters: Parameters, secret: Secret) -> Issuer:
     from leasehold.broker.issuers import postgres, postgres_grants
 
     host, port, user, database = parameters.text("server", lambda text: _url(text, ("postgresql", "postgres"), 5432))
-    if not parameters.has("grants"):
-        raise parameters.error("the key grants is missing", "without a grant a role is of no use")
-    allowed = parameters.some("grants", lambda text: str(postgres_grants.parse(text)))
+    allowed = _grants(parameters, lambda text: str(postgres_grants.parse(text)))
     return postgres.PostgresIssuer(
         postgres.Server(
             host=host, port=port, user=user, database=database, ca=parameters.text_or(SYSTEM_CA, "ca", _file)
@@ -65,16 +68,41 @@ def _postgres(parameters: Parameters, secret: Secret) -> Issuer:
     )
 
 
-BUILTIN: dict[str, Factory] = {"postgres": _postgres}
+def _redis(parameters: Parameters, secret: Secret) -> Issuer:
+    from leasehold.broker.issuers import redis, redis_grants
+
+    host, port, user, _ = parameters.text("server", lambda text: _url(text, ("rediss",), 6379, database=False))
+    return redis.RedisIssuer(
+        redis.Server(host=host, port=port, user=user, ca=parameters.text_or(SYSTEM_CA, "ca", _file)),
+        secret,
+        allowed=[redis_grants.parse(text) for text in _grants(parameters, lambda text: str(redis_grants.parse(text)))],
+    )
+
+
+BUILTIN: dict[str, Factory] = {
+    "postgres": _postgres,
+    "redis": _redis,
+}
+
+
+def _grants(parameters: Parameters, canonical: Callable[[str], str]) -> tuple[str, ...]:
+    """What a task may ask for, in the one way in which each is written."""
+    if not parameters.has("grants"):
+        raise parameters.error("the key grants is missing", "without a grant an account is of no use")
+    return parameters.some("grants", canonical)
 
 
 _HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _WORD = re.compile(r"[A-Za-z0-9_.@-]{1,63}")
 
 
-def _url(text: str, schemes: tuple[str, ...], port: int) -> tuple[str, int, str, str]:
-    """Host, port, user and database of ``scheme://user@host:port/database``; a password in it is an error."""
-    hint = f"write {schemes[0]}://USER@HOST:PORT/DATABASE; the password belongs in the key secret"
+def _url(text: str, schemes: tuple[str, ...], port: int, *, database: bool = True) -> tuple[str, int, str, str]:
+    """Host, port, user and database of ``scheme://user@host:port/database``; a password in it is an error.
+
+    ``database``: whether one belongs there.
+    """
+    form = f"{schemes[0]}://USER@HOST:PORT{'/DATABASE' if database else ''}"
+    hint = f"write {form}; the password belongs in the key secret"
     try:
         parts = urlsplit(text)
         found = (parts.hostname or "", parts.port or port, unquote(parts.username or ""), unquote(parts.path[1:]))
@@ -83,9 +111,11 @@ def _url(text: str, schemes: tuple[str, ...], port: int) -> tuple[str, int, str,
     if parts.password is not None:
         raise Wrong("a password has no place here", hint)
     if parts.scheme not in schemes or parts.query or parts.fragment:
-        raise Wrong(f"expected {schemes[0]}://USER@HOST/DATABASE, found something else", hint)
-    if not (_HOST.fullmatch(found[0]) and _WORD.fullmatch(found[2]) and _WORD.fullmatch(found[3])):
-        raise Wrong("expected a user, a host and a database, found something else", hint)
+        raise Wrong(f"expected {form}, found something else", hint)
+    if not (_HOST.fullmatch(found[0]) and _WORD.fullmatch(found[2])):
+        raise Wrong("expected a user and a host, found something else", hint)
+    if not (_WORD.fullmatch(found[3]) if database else parts.path in ("", "/")):
+        raise Wrong(f"expected {'a' if database else 'no'} database, found something else", hint)
     return found
 
 

@@ -34,6 +34,7 @@ class Issued:
     """What was created, as the provider says: read back, not repeated from the order.
 
     ``material``: what a client needs, by field (``username``, ``password``, ``token`` …); all of it as secrets.
+    ``expires``: where the provider ends nothing by itself, the order's: the ledger's sweep is what ends it then.
     """
 
     material: Mapping[str, Secret]

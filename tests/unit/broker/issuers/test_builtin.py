@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -86,8 +87,8 @@ def test_an_entry_of_a_list_is_named() -> None:
         ("postgresql://issuer@db.example/orders#x", "expected postgresql"),
         ("postgresql://db.example/orders", "a user"),
         ("postgresql://issuer@/orders", "a user"),
-        ("postgresql://issuer@db.example", "a user"),
-        ("postgresql://issuer@db.example/a/b", "a user"),
+        ("postgresql://issuer@db.example", "a database"),
+        ("postgresql://issuer@db.example/a/b", "a database"),
         ("postgresql://issuer@a,b/orders", "a user"),
         ("postgresql://issuer@%2Frun/orders", "a user"),
         ("postgresql://issuer@db.example:0x1/orders", "a URL"),
@@ -120,3 +121,13 @@ def test_the_server_is_one_place(server: str, said: str) -> None:
 )
 def test_a_wrong_value_is_named(key: str, value: object) -> None:
     assert f"issuer(postgres): {key}" in refused("postgres", {**DATABASE, key: value}).message
+
+
+def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("redis.asyncio.connection", "leasehold.broker.issuers.redis"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr("leasehold.broker.issuers.redis", raising=False)
+    monkeypatch.setitem(sys.modules, "redis.asyncio.connection", None)
+    error = refused("redis", {"server": "rediss://issuer@cache.example", "grants": ["~a +get"]})
+    assert "redis.asyncio.connection is not installed" in error.message
+    assert error.hint == "pip install redis"
