@@ -19,7 +19,8 @@ daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error
 worker_processes 1;
 events {{ worker_connections 4096; }}
 http {{
-  access_log off; keepalive_requests 100000000; keepalive_timeout 1h; send_timeout 2h; sendfile on; client_max_body_size 0;
+  access_log off; keepalive_requests 100000000; keepalive_timeout 1h; sendfile on; client_max_body_size 0;
+  send_timeout 2h;
   client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   server {{

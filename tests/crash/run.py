@@ -13,10 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from contract.postgres_subject import DatabaseSubject  # noqa: E402  # the path above comes first
+from contract.redis_subject import RedisSubject  # noqa: E402
 from contract.subject import Subject  # noqa: E402
 from crash.matrix import Case, cases  # noqa: E402
 from crash.worker import POINTS  # noqa: E402
 from servers.postgres import PostgresServer  # noqa: E402
+from servers.redis import RedisServer  # noqa: E402
 
 Open = Callable[[ExitStack, PostgresServer], Subject]
 
@@ -27,7 +29,15 @@ def _postgres(stack: ExitStack, server: PostgresServer) -> Subject:
     return subject
 
 
-SUBJECTS: dict[str, Open] = {"postgres": _postgres}
+def _redis(stack: ExitStack, _server: PostgresServer) -> Subject:
+    server = RedisServer()
+    stack.callback(server.close)
+    subject = RedisSubject(server)
+    stack.callback(subject.close)
+    return subject
+
+
+SUBJECTS: dict[str, Open] = {"postgres": _postgres, "redis": _redis}
 
 
 def main() -> int:
@@ -35,9 +45,10 @@ def main() -> int:
     with ExitStack() as stack:
         server = PostgresServer()
         stack.callback(server.close)
+        ledgers = ("", server.database("ledger"))
         for kind, open_subject in SUBJECTS.items():
             subject = open_subject(stack, server)
-            for ledger in ("", server.database("ledger")):
+            for ledger in ledgers:
                 print(f"crash: {kind}, ledger on {'PostgreSQL' if ledger else 'SQLite'}", flush=True)
                 found += told(cases(kind, subject, ledger))
     sums = Counter({"cases": len(found), "unknown_alive": 0, "alive_after_sweep": 0})
