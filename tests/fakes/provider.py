@@ -22,7 +22,8 @@ ADMIN = Secret(b"administrator")
 class Provider:
     """``down``: every call fails. ``extra_s``: how much longer than asked it lets a credential last.
 
-    ``meanwhile``: what happens while it is at work on one, before it is there.
+    ``meanwhile``: what happens while it is at work on one, before it is there. ``keeps``: it takes back only what it is
+    shown the receipt of.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,6 +31,7 @@ class Provider:
         folder.mkdir(exist_ok=True)
         self.down = False
         self.extra_s = 0.0
+        self.keeps = False
         self.revocability = Revocability.NOW
         self.meanwhile: Callable[[], Awaitable[object] | None] = lambda: None
 
@@ -63,12 +65,17 @@ class _Issuer:
             await waiting
         (self._provider.folder / order.name).write_text(json.dumps({"expires": expires}))
         material = {"username": Secret(order.name.encode()), "password": order.secret}
-        return Issued(material=material, expires=expires, scope=order.scope)
+        kept = Secret(b"receipt") if self._provider.keeps else None
+        return Issued(material=material, expires=expires, scope=order.scope, kept=kept)
 
-    async def revoke(self, name: str) -> None:
+    async def revoke(self, name: str, kept: Secret | None = None) -> bool:
         self._allowed()
-        if self.revocability is not Revocability.TTL_ONLY:
-            (self._provider.folder / name).unlink(missing_ok=True)
+        if self.revocability is Revocability.TTL_ONLY:
+            return False
+        if self._provider.keeps and kept is None:
+            return name not in self._provider.names()
+        (self._provider.folder / name).unlink(missing_ok=True)
+        return True
 
     async def find(self) -> Collection[str]:
         self._allowed()

@@ -240,8 +240,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         name="closed without asking the provider",
         file="broker/lease/issuing.py",
-        old='            self._at("revoke-before")\n            await issuer.revoke(entry.name)\n',
-        new="",
+        old="            is_gone = await issuer.revoke(entry.name, recipe.kept)\n",
+        new="            is_gone = True\n",
         tests=("tests/unit/broker/lease/test_issuing.py",),
     ),
 )

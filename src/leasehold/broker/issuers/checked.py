@@ -9,6 +9,7 @@ from typing import TypeVar
 from leasehold.broker.issuers.ports import NAME_PREFIX, Issued, Issuer, Order
 from leasehold.broker.lease.machine import Revocability
 from leasehold.core.errors import IssuerError, LeaseholdError
+from leasehold.core.secret import Secret
 
 T = TypeVar("T")
 
@@ -43,17 +44,17 @@ class CheckedIssuer:
         issued = await self._ask("issue", self._issuer.issue(order), self._create_s)
         wrong = _wider(order, issued)
         if wrong:
-            await self.revoke(order.name)
+            await self.revoke(order.name, issued.kept)
             raise self._error(
                 "issue", f"the provider gave {wrong}; it was taken back", "look at what the issuer is granted"
             )
         return issued
 
-    async def revoke(self, name: str) -> None:
+    async def revoke(self, name: str, kept: Secret | None = None) -> bool:
         """See :meth:`Issuer.revoke`."""
         if not name.startswith(NAME_PREFIX):
             raise self._error("revoke", "the name is none of ours", "this is a defect in Leasehold; please report it")
-        await self._ask("revoke", self._issuer.revoke(name), self._revoke_s)
+        return await self._ask("revoke", self._issuer.revoke(name, kept), self._revoke_s)
 
     async def find(self) -> Collection[str]:
         """See :meth:`Issuer.find`; a name that is none of ours is left out."""

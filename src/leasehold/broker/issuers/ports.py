@@ -35,11 +35,14 @@ class Issued:
 
     ``material``: what a client needs, by field (``username``, ``password``, ``token`` …); all of it as secrets.
     ``expires``: where the provider ends nothing by itself, the order's: the ledger's sweep is what ends it then.
+    ``kept``: what taking it back needs besides its name (a token that revokes itself, a serial number); sealed in the
+    ledger until then.
     """
 
     material: Mapping[str, Secret]
     expires: float
     scope: frozenset[str]
+    kept: Secret | None = None
 
 
 class Issuer(Protocol):
@@ -60,10 +63,11 @@ class Issuer(Protocol):
     async def issue(self, order: Order) -> Issued:
         """Create it, rights last; adopt what an earlier attempt has left under the same name."""
 
-    async def revoke(self, name: str) -> None:
-        """Take it back, cut what it has open, and read back that it is gone; success when it is not there.
+    async def revoke(self, name: str, kept: Secret | None = None) -> bool:
+        """Take it back, cut what it has open, and read back that it is gone; also when it was not there.
 
-        Where the provider can only let it expire (``TTL_ONLY``), do what can be done, and return.
+        False when all that could be done is done, and what may be left of it ends only when its time is over.
+        ``kept``: what :class:`Issued` said; ``None`` also after a crash between the creation and its record.
         """
 
     async def find(self) -> Collection[str]:

@@ -209,10 +209,11 @@ class PostgresIssuer:
 
         return await self._work(work)
 
-    async def revoke(self, name: str) -> None:
+    async def revoke(self, name: str, kept: Secret | None = None) -> bool:
         """No login, no sessions, nothing owned, no role; and nothing of it left when looked for."""
         _ours(name)
         await self._work(lambda connection: self._revoke(connection, name))
+        return True
 
     async def find(self) -> Collection[str]:
         """All roles whose names we could have given."""

@@ -73,10 +73,11 @@ class RedisIssuer:
             raise IssuerError("the order's scope is not in the configured grants", hint=_DEFECT)
         return await self._work(lambda connection: _issue(connection, order, self._allowed))
 
-    async def revoke(self, name: str) -> None:
+    async def revoke(self, name: str, kept: Secret | None = None) -> bool:
         """Delete it, which cuts its connections; see that they and it are gone, in the server's file too."""
         _ours(name)
         await self._work(lambda connection: _revoke(connection, name))
+        return True
 
     async def find(self) -> Collection[str]:
         """All users whose names we could have given."""

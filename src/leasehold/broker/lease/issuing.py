@@ -12,7 +12,7 @@ import secrets
 import string
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from leasehold.broker.audit.log import AuditLog
@@ -20,7 +20,7 @@ from leasehold.broker.audit.model import Event, Outcome
 from leasehold.broker.issuers.checked import CREATE_TIMEOUT_S, REVOKE_TIMEOUT_S, CheckedIssuer
 from leasehold.broker.issuers.ports import NAME_PREFIX, Issued, Order
 from leasehold.broker.lease import machine
-from leasehold.broker.lease.machine import Entry, Revocability, State
+from leasehold.broker.lease.machine import Entry, State
 from leasehold.broker.lease.ports import Ledger, StaleEntry
 from leasehold.broker.lease.sealing import Recipes
 from leasehold.core.errors import IssuerError, LeaseholdError
@@ -99,7 +99,8 @@ class Issuing:
         parameters = dict(credential.parameters)
         issuer = self._make(credential.issuer, parameters, admin)
         try:
-            entry = self._intent(task, credential, issuer, _recipe(credential.issuer, parameters, admin), expires)
+            recipe = _Recipe(kind=credential.issuer, parameters=parameters, admin=admin)
+            entry = self._intent(task, credential, issuer, recipe, expires)
             began = self._clocks.boot()
             self._at("intent-before")
             await self._ask(lambda ledger: ledger.intend(entry))
@@ -108,7 +109,7 @@ class Issuing:
             try:
                 if self._clocks.boot() - began > _BEGIN_S:
                     raise IssuerError(f"issuer({issuer.kind}) issue: the ledger took too long", hint="try again")
-                return await self._create(entry, issuer, expires)
+                return await self._create(entry, issuer, recipe, expires)
             except BaseException:
                 await asyncio.shield(self._doubt(entry))
                 raise
@@ -118,7 +119,7 @@ class Issuing:
             await issuer.close()
 
     def _intent(
-        self, task: str, credential: Credential, issuer: CheckedIssuer, recipe: Secret, expires: float
+        self, task: str, credential: Credential, issuer: CheckedIssuer, recipe: _Recipe, expires: float
     ) -> Entry:
         now = self._clock()
         entry_id = _random(_LOWER, _ID_CHARS)
@@ -131,7 +132,7 @@ class Issuing:
             issuer=credential.issuer,
             name=f"{NAME_PREFIX}{task}_{entry_id}",
             revocability=issuer.revocability,
-            recipe=self._recipes.seal(entry_id, recipe),
+            recipe=self._recipes.seal(entry_id, recipe.written()),
             state=State.INTENDED,
             epoch=0,
             created=now,
@@ -139,7 +140,7 @@ class Issuing:
             due=now + _UNSURE_S,
         )
 
-    async def _create(self, entry: Entry, issuer: CheckedIssuer, expires: float) -> Live:
+    async def _create(self, entry: Entry, issuer: CheckedIssuer, recipe: _Recipe, expires: float) -> Live:
         order = Order(
             name=entry.name,
             secret=Secret(_random(string.ascii_letters + string.digits, _PASSWORD_CHARS).encode()),
@@ -150,7 +151,9 @@ class Issuing:
         self._at("create-before")
         issued = await issuer.issue(order)
         self._at("create-after")
-        active = machine.activated(entry, issued.expires)
+        kept = replace(recipe, kept=issued.kept) if issued.kept else None
+        full = self._recipes.seal(entry.id, kept.written()) if kept else b""
+        active = machine.activated(entry, issued.expires, full)
         # Appended before it is released: what cannot be recorded is not given.
         self._record(active, Event.LEASE_ISSUED, Outcome.DONE)
         self._at("record-before")
@@ -158,7 +161,7 @@ class Issuing:
             await self._ask(lambda ledger: ledger.change(entry, active))
         except StaleEntry:
             # It took so long that a sweep has taken back what was not there yet.
-            await issuer.revoke(entry.name)
+            await issuer.revoke(entry.name, issued.kept)
         else:
             self._at("record-after")
             return Live(entry=active, issued=issued)
@@ -219,24 +222,27 @@ class Issuing:
 
     async def _revoke(self, entry: Entry) -> Entry:
         try:
-            issuer = self._from_recipe(entry)
+            recipe = _Recipe.read(self._recipes.open(entry.id, entry.recipe))
+            issuer = self._make(recipe.kind, recipe.parameters, recipe.admin)
         except LeaseholdError as e:
             return await self._failed(entry, e)
         try:
             self._at("revoke-before")
-            await issuer.revoke(entry.name)
+            is_gone = await issuer.revoke(entry.name, recipe.kept)
             self._at("revoke-after")
         except LeaseholdError as e:
             return await self._failed(entry, e)
         finally:
             await issuer.close()
         now = self._clock()
-        if entry.revocability is Revocability.TTL_ONLY and now < entry.expires:
+        if is_gone:
+            after = machine.gone(entry, now)
+            self._record(after, Event.LEASE_REVOKED, Outcome.DONE)
+        elif now < entry.expires:
             after = machine.waiting(entry)
         else:
-            after = machine.gone(entry, now)
-            event = Event.LEASE_EXPIRED if after.state is State.EXPIRED else Event.LEASE_REVOKED
-            self._record(after, event, Outcome.DONE)
+            after = machine.lapsed(entry, now)
+            self._record(after, Event.LEASE_EXPIRED, Outcome.DONE)
         self._at("close-before")
         changed = await self._change(entry, after)
         self._at("close-after")
@@ -266,10 +272,6 @@ class Issuing:
             self._ledger = ledger
         return await asyncio.to_thread(what, ledger)
 
-    def _from_recipe(self, entry: Entry) -> CheckedIssuer:
-        recipe = json.loads(self._recipes.open(entry.id, entry.recipe).reveal())
-        return self._make(recipe["kind"], recipe["parameters"], Secret(b64decode(recipe["secret"])))
-
     def _record(self, entry: Entry, event: Event, outcome: Outcome) -> None:
         self._audit.append(
             event,
@@ -284,10 +286,27 @@ class Issuing:
         )
 
 
-def _recipe(kind: str, parameters: Mapping[str, object], admin: Secret) -> Secret:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recipe:
     """What revoking needs, also when the configuration or the vault has it no more."""
-    secret = b64encode(admin.reveal()).decode()
-    return Secret(json.dumps({"kind": kind, "parameters": parameters, "secret": secret}).encode())
+
+    kind: str
+    parameters: Mapping[str, object]
+    admin: Secret
+    kept: Secret | None = None
+
+    def written(self) -> Secret:
+        kept = b64encode(self.kept.reveal()).decode() if self.kept else None
+        secret = b64encode(self.admin.reveal()).decode()
+        fields = {"kind": self.kind, "parameters": self.parameters, "secret": secret, "kept": kept}
+        return Secret(json.dumps(fields).encode())
+
+    @classmethod
+    def read(cls, written: Secret) -> _Recipe:
+        fields = json.loads(written.reveal())
+        kept = Secret(b64decode(fields["kept"])) if fields["kept"] else None
+        admin = Secret(b64decode(fields["secret"]))
+        return cls(kind=fields["kind"], parameters=fields["parameters"], admin=admin, kept=kept)
 
 
 def _random(alphabet: str, length: int) -> str:

@@ -73,10 +73,10 @@ class Entry:
     error: str = ""
 
 
-def activated(entry: Entry, expires: float) -> Entry:
-    """The provider has created it, to last until ``expires``."""
+def activated(entry: Entry, expires: float, recipe: bytes = b"") -> Entry:
+    """The provider has created it, to last until ``expires``. ``recipe``: with what the provider said, if it did."""
     _only(entry, State.INTENDED)
-    return _next(entry, state=State.ACTIVE, expires=expires, due=expires)
+    return _next(entry, state=State.ACTIVE, expires=expires, due=expires, recipe=recipe or entry.recipe)
 
 
 def renewed(entry: Entry, expires: float) -> Entry:
@@ -92,17 +92,21 @@ def ending(entry: Entry, now: float) -> Entry:
 
 
 def gone(entry: Entry, now: float) -> Entry:
-    """The provider was asked, and has it no more; one that can only expire has done so."""
+    """The provider was asked, and has it no more."""
     _only(entry, State.REVOKING, State.QUARANTINED)
-    ttl_only = entry.revocability is Revocability.TTL_ONLY
-    if ttl_only and now < entry.expires:
+    return _next(entry, state=State.REVOKED, closed=now, error="", due=now)
+
+
+def lapsed(entry: Entry, now: float) -> Entry:
+    """The provider could not take it back, and its time is over."""
+    _only(entry, State.REVOKING, State.QUARANTINED)
+    if now < entry.expires:
         raise IllegalChange(f"{entry.id} lasts until its time is over")
-    state = State.EXPIRED if ttl_only else State.REVOKED
-    return _next(entry, state=state, closed=now, error="", due=now)
+    return _next(entry, state=State.EXPIRED, closed=now, error="", due=now)
 
 
 def waiting(entry: Entry) -> Entry:
-    """Nothing can be done but to wait until its time is over."""
+    """The provider has done what it can, and the rest ends when its time is over."""
     _only(entry, State.REVOKING, State.QUARANTINED)
     return _next(entry, due=entry.expires)
 

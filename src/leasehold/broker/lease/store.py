@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -110,6 +110,9 @@ class SqlLedger:
     def change(self, before: Entry, after: Entry) -> None:
         """See :meth:`Ledger.change`. Whoever has claimed it keeps it while it begins to end, and no longer."""
         values = _values(after, _CHANGING)
+        if after.recipe != before.recipe and before.state is State.INTENDED:
+            values["recipe"] = after.recipe  # what the provider said comes with its answer, and is never changed again
+            before = replace(before, recipe=after.recipe)
         if _values(after, _KEPT) != _values(before, _KEPT) or after.epoch <= before.epoch:
             raise IllegalChange(f"{before.id} would become another lease")
         if not (after.state is State.REVOKING and before.state in (State.INTENDED, State.ACTIVE)):

@@ -55,8 +55,9 @@ class Provider:
         await self._note(f"issue {order.name}", self.fault)
         return self.issued
 
-    async def revoke(self, name: str) -> None:
+    async def revoke(self, name: str, kept: Secret | None = None) -> bool:
         await self._note(f"revoke {name}", self.revoke_fault or self.fault)
+        return True
 
     async def find(self) -> Collection[str]:
         await self._note("find", self.fault)

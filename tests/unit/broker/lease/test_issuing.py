@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -262,6 +262,42 @@ def test_what_can_only_expire_is_never_called_revoked(broker: Broker) -> None:
     assert broker.sweep() == 1
     assert broker.states() == [State.EXPIRED]
     assert broker.recorded() == [("lease:issued", "done"), ("lease:expired", "done")]
+
+
+def test_what_taking_back_needs_is_kept_with_the_lease(broker: Broker) -> None:
+    broker.provider.keeps = True
+    live = broker.issue()
+    assert b"receipt" not in broker.only().recipe
+    asyncio.run(broker.again("two").end(live.entry))
+    assert broker.states() == [State.REVOKED] and not broker.provider.names()
+
+
+class _Killed(BaseException):
+    """The process ends here."""
+
+
+def _killed_at(point: str) -> Callable[[str], None]:
+    def at(reached: str) -> None:
+        if reached == point:
+            raise _Killed
+
+    return at
+
+
+def test_what_is_not_known_to_be_gone_is_called_expired(broker: Broker) -> None:
+    """A crash between the creation and its record: the receipt is lost."""
+    broker.provider.keeps = True
+    with pytest.raises(_Killed):
+        asyncio.run(broker.again("two", at=_killed_at("record-before")).issue("7f3k2a", ORDERS, ADMIN, NOW + 900))
+    assert broker.provider.names()
+    third = broker.again("three")
+    asyncio.run(third.take_over(0.0))
+    broker.now += 400
+    assert broker.sweep(third) == 1
+    assert broker.states() == [State.REVOKING]
+    broker.now += 600
+    assert broker.sweep(third) == 1
+    assert broker.states() == [State.EXPIRED]
 
 
 def test_a_recipe_that_does_not_open_is_an_alarm_and_loses_nothing(broker: Broker) -> None:

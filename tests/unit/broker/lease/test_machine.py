@@ -19,6 +19,7 @@ from leasehold.broker.lease.machine import (
     ending,
     failed,
     gone,
+    lapsed,
     renewed,
     waiting,
 )
@@ -46,14 +47,15 @@ CHANGES: dict[str, Callable[[Entry], Entry]] = {
     "renewed": lambda entry: renewed(entry, NOW + 1800),
     "ending": lambda entry: ending(entry, NOW),
     "gone": lambda entry: gone(entry, NOW),
+    "lapsed": lambda entry: lapsed(entry, entry.expires),
     "waiting": waiting,
     "failed": lambda entry: failed(entry, NOW, "no answer"),
 }
 LAWFUL = {
     State.INTENDED: {"activated", "ending"},
     State.ACTIVE: {"renewed", "ending"},
-    State.REVOKING: {"gone", "waiting", "failed"},
-    State.QUARANTINED: {"gone", "waiting", "failed"},
+    State.REVOKING: {"gone", "lapsed", "waiting", "failed"},
+    State.QUARANTINED: {"gone", "lapsed", "waiting", "failed"},
     State.REVOKED: set(),
     State.EXPIRED: set(),
 }
@@ -98,13 +100,18 @@ def test_what_ends_is_taken_back_at_once(before: Entry) -> None:
     assert (over.state, over.closed) == (State.REVOKED, NOW + 6)
 
 
+def test_what_the_provider_said_is_kept_from_then_on() -> None:
+    assert activated(INTENT, NOW + 800, b"more").recipe == b"more"
+    assert activated(INTENT, NOW + 800).recipe == INTENT.recipe
+
+
 def test_what_can_only_expire_is_never_called_revoked() -> None:
-    revoking = ending(replace(INTENT, revocability=Revocability.TTL_ONLY), NOW)
+    revoking = ending(INTENT, NOW)
     with pytest.raises(IllegalChange, match="lasts until its time is over"):
-        gone(revoking, revoking.expires - 1)
+        lapsed(revoking, revoking.expires - 1)
     held = waiting(revoking)
     assert (held.state, held.due) == (State.REVOKING, revoking.expires)
-    over = gone(held, revoking.expires)
+    over = lapsed(held, revoking.expires)
     assert (over.state, over.closed) == (State.EXPIRED, revoking.expires)
 
 

@@ -22,6 +22,7 @@ from leasehold.broker.lease.machine import (
     ending,
     failed,
     gone,
+    lapsed,
     renewed,
 )
 from leasehold.broker.lease.ports import StaleEntry
@@ -42,8 +43,7 @@ def brought_to(ledger: SqlLedger, entry: Entry, state: State) -> Entry:
     path = path[1:] if entry.state is State.ACTIVE else path
     if state is State.QUARANTINED:
         path += [lambda e: failed(e, NOW, "no answer")] * 5
-    if state in (State.REVOKED, State.EXPIRED):
-        path += [lambda e: gone(e, NOW + 900)]
+    path += [lambda e: gone(e, NOW + 900) if state is State.REVOKED else lapsed(e, e.expires)]
     while entry.state is not state:
         after = path.pop(0)(entry)
         ledger.change(entry, after)
@@ -133,12 +133,14 @@ def test_a_stale_copy_changes_nothing(ledger: SqlLedger, storage: Storage, inten
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"id": "2"}, {"name": "lh_2"}, {"recipe": b""}, {"owner": "other"}, {"epoch": 1}, {"epoch": 0}], ids=str
+    "wrong", [{"id": "2"}, {"name": "lh_2"}, {"recipe": b""}, {"owner": "other"}, {"epoch": 2}, {"epoch": 0}], ids=str
 )
 def test_a_change_leaves_the_lease_what_it_is(ledger: SqlLedger, intent: Intent, wrong: dict[str, Any]) -> None:
-    entry = ledger.intend(intent("1"))
+    intended = ledger.intend(intent("1"))
+    entry = activated(intended, NOW, b"with what the provider said")
+    ledger.change(intended, entry)
     with pytest.raises(IllegalChange, match="1 would become another lease"):
-        ledger.change(entry, replace(activated(entry, NOW), **wrong))
+        ledger.change(entry, replace(ending(entry, NOW), **wrong))
     assert ledger.entry("1") == entry
 
 
@@ -213,8 +215,7 @@ def test_entries_can_be_asked_for_by_task_and_state(ledger: SqlLedger, intent: I
     stored = {}
     for task in ("one", "two"):
         for state in State:
-            ttl_only = {"revocability": Revocability.TTL_ONLY} if state is State.EXPIRED else {}
-            entry = ledger.intend(intent(f"{task}-{state}", task=task, **ttl_only))
+            entry = ledger.intend(intent(f"{task}-{state}", task=task))
             stored[task, state] = brought_to(ledger, entry, state).id
     assert {entry.id for entry in ledger.entries()} == set(stored.values())
     assert {entry.id for entry in ledger.entries(task="two")} == {stored["two", state] for state in State}

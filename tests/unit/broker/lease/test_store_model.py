@@ -21,6 +21,7 @@ from leasehold.broker.lease.machine import (
     ending,
     failed,
     gone,
+    lapsed,
     renewed,
     waiting,
 )
@@ -105,9 +106,11 @@ class Model(Ledger):
 
 CHANGES: dict[str, Callable[[Entry, float], Entry]] = {
     "activated": lambda entry, now: activated(entry, now + 90),
+    "activated, and told": lambda entry, now: activated(entry, now + 90, b"told"),
     "renewed": lambda entry, now: renewed(entry, now + 120),
     "ending": ending,
     "gone": gone,
+    "lapsed": lambda entry, now: lapsed(entry, now),
     "waiting": lambda entry, now: waiting(entry),
     "failed": lambda entry, now: failed(entry, now, "no answer"),
 }
