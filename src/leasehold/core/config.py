@@ -14,7 +14,7 @@ from pathlib import Path
 from leasehold.core.addresses import allowed
 from leasehold.core.conflicts import Placed, check_paths, check_roles, check_rules
 from leasehold.core.durations import parse_duration
-from leasehold.core.endpoints import method, one_of, path_pattern, read_rule
+from leasehold.core.endpoints import ISSUERS, method, one_of, path_pattern, read_rule
 from leasehold.core.errors import ConfigError
 from leasehold.core.limits import LIMITS
 from leasehold.core.locations import system_ca_bundle
@@ -36,7 +36,6 @@ from leasehold.core.toml import Table, Wrong, parse, read_bytes
 
 __all__ = ["ISSUERS", "narrow", "read_operator", "read_project"]
 
-ISSUERS = ("static",)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n(.*?)-----END CERTIFICATE-----", re.DOTALL)
@@ -157,7 +156,7 @@ def _credential(parent: Table, name: str) -> tuple[Credential, Table, tuple[Tabl
         parent.has(name)
         raise parent.error("expected lower-case letters, digits and -, at most 63", "rename the credential", name)
     table = parent.table(name)
-    issuer = table.text("issuer", one_of(ISSUERS, "this version has no other"))
+    issuer = table.text("issuer", _issuer)
     secret = table.text("secret", _reference)
     environment = Environment(table.text("environment", one_of(tuple(Environment))))
     role = Role(table.text("role", one_of(tuple(Role))))
@@ -165,6 +164,8 @@ def _credential(parent: Table, name: str) -> tuple[Credential, Table, tuple[Tabl
     endpoints = table.tables("endpoints")
     if not endpoints:
         raise table.error("expected an endpoint, found none", f"add [[credentials.{name}.endpoints]]")
+    # What an issuer wants besides is its own to read: the broker refuses what it does not know.
+    parameters = table.others() if issuer != "static" else ()
     table.done()
     credential = Credential(
         name=name,
@@ -173,7 +174,8 @@ def _credential(parent: Table, name: str) -> tuple[Credential, Table, tuple[Tabl
         environment=environment,
         role=role,
         max_ttl_s=max_ttl_s,
-        endpoints=tuple(read_rule(endpoint, role) for endpoint in endpoints),
+        endpoints=tuple(read_rule(endpoint, role, issuer) for endpoint in endpoints),
+        parameters=parameters,
     )
     return credential, table, endpoints
 
@@ -207,6 +209,14 @@ def _is_bundle(data: bytes) -> bool:
         return bool(blocks) and all(binascii.a2b_base64(block)[:1] == b"\x30" for block in blocks)
     except binascii.Error:
         return False
+
+
+def _issuer(value: str) -> str:
+    if value in ISSUERS:
+        return value
+    from importlib.metadata import entry_points  # only for what does not come with Leasehold
+
+    return one_of((*ISSUERS, *entry_points(group="leasehold.issuers").names))(value)
 
 
 def _reference(value: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from leasehold.core.model import (
     DEFAULT_METHODS,
+    STREAM_PORTS,
     GitRule,
     Inject,
     InjectBasic,
@@ -24,7 +25,12 @@ METHODS = (
 )  # fmt: skip
 """What can be named: RFC 9110 without CONNECT and TRACE, RFC 5789, WebDAV (RFC 4918, 3253, 5323), QUERY."""
 FETCH_METHODS = ("GET", "HEAD")
-PROTOCOLS = ("http",)
+PROTOCOLS = ("http", *STREAM_PORTS)
+ISSUERS = (
+    "static", "postgres", "mysql", "redis", "rabbitmq", "ssh-ca", "aws-sts", "oidc", "oauth2", "github-app",
+    "kubernetes", "vault",
+)  # fmt: skip
+"""Those that come with Leasehold; others come with packages, and may make accounts of any kind."""
 SCHEMES = ("https", "http")
 RESERVED_PORTS = {53: "names are answered there", 3128: "the explicit proxy is there"}
 # They frame or route the message, choose its encoding, or are the proxy's own.
@@ -39,14 +45,21 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _NEEDLESSLY_ENCODED = re.compile(r"%(?:2[dDeE]|3\d|[46][1-9a-fA-F]|[57][\daA]|5[fF]|7[eE])")
 
 
-def read_rule(table: Table, role: Role | None) -> Rule:
-    """The rule of an endpoint whose credential has ``role``; ``None`` for a host without a credential."""
+def read_rule(table: Table, role: Role | None, issuer: str = "") -> Rule:
+    """The rule of an endpoint whose credential has ``role`` and comes from ``issuer``.
+
+    ``None``: a host without a credential.
+    """
     host = table.text("host", host_name)
+    protocol = table.text_or("http", "protocol", one_of(PROTOCOLS, "this version speaks no other"))
+    if protocol != "http":
+        return _stream(table, host, protocol, issuer)
+    if issuer == "ssh-ca":
+        raise table.error("a certificate of the issuer ssh-ca is of no use in HTTP", 'write protocol = "ssh"')
     scheme = table.text_or("https", "scheme", one_of(SCHEMES))
     if role is not None and scheme != "https":
         raise table.error("a credential is never sent without TLS", 'leave scheme out, or write "https"', "scheme")
     port = table.number("port", _port, 443 if scheme == "https" else 80)
-    table.text_or("http", "protocol", one_of(PROTOCOLS, "this version speaks no other"))
     git = _git(table, role)
     websocket = _websocket(table, role)
     methods = _methods(table, role, websocket=websocket, git=git is not None)
@@ -62,6 +75,20 @@ def read_rule(table: Table, role: Role | None) -> Rule:
     return Rule(
         host=host, port=port, scheme=scheme, methods=methods, paths=paths, git=git, websocket=websocket, inject=inject
     )
+
+
+def _stream(table: Table, host: str, protocol: str, issuer: str) -> Rule:
+    """A host of another protocol: what may be done there is what the credential's issuer grants."""
+    fitting = {"ssh": ("ssh-ca",)}.get(protocol, (protocol, "vault"))
+    if not issuer or (issuer in ISSUERS and issuer not in fitting):
+        raise table.error(
+            f"{protocol} is for a credential of the issuer {fitting[0]}",
+            f'issuer = "{fitting[0]}" makes one for each task',
+            "protocol",
+        )
+    port = table.number("port", _port, STREAM_PORTS[protocol])
+    table.done()
+    return Rule(host=host, port=port, scheme=protocol)
 
 
 def host_name(value: str) -> str:

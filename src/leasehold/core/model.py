@@ -75,7 +75,14 @@ class Rule:
     websocket: bool = False
     inject: Inject | None = None
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a connection of another protocol, and no request of HTTP."""
+        return self.scheme in STREAM_PORTS
 
+
+STREAM_PORTS = {"postgres": 5432, "mysql": 3306, "redis": 6379, "ssh": 22}
+"""Protocols that are no HTTP, and their usual ports. Such a rule's scheme is its protocol."""
 DEFAULT_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 

@@ -41,8 +41,8 @@ def _narrowed(credential: Credential, request: GrantRequest) -> Credential:
 
 
 def _narrowed_rule(rule: Rule, request: GrantRequest) -> Rule | None:
-    """What is left of a rule; nothing of a git rule, whose methods and paths are its own."""
-    if rule.git is not None:
+    """What is left of a rule; nothing of git and other protocols, which have no methods and paths to narrow."""
+    if rule.git is not None or rule.is_stream:
         return rule if request.methods is None and request.paths is None else None
     methods, paths = rule.methods, rule.paths
     if request.methods is not None:

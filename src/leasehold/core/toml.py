@@ -114,6 +114,12 @@ class Table:
         place = (*self._place, key)
         return tuple(Table(self._file, self._lines, (*place, i), v) for i, v in enumerate(self._list(key, dict)))
 
+    def others(self) -> tuple[tuple[str, Any], ...]:
+        """The keys that nobody has asked for, with their values as they stand there: for a reader of its own."""
+        found = tuple((key, value) for key, value in self._values.items() if key not in self._known)
+        self._known.update(dict.fromkeys(key for key, _ in found))
+        return found
+
     def done(self) -> None:
         """Refuse every key that nobody asked for."""
         for key in self._values:

@@ -222,7 +222,8 @@ WRONG_KEYS = [
     ("[trust]", "version = 1\n[trust]", "1: version: unknown key"),
     ('domain = "dev', 'domains = "dev', "1: trust: the key domain is missing"),
     # The credential.
-    ('"static"', '"postgres"', "5: credentials.forge.issuer: expected one of static, found 'postgres'"),
+    ('"static"', '"magic"', "5: credentials.forge.issuer: expected one of static, postgres, "),
+    ('"static"', '"ssh-ca"', "a certificate of the issuer ssh-ca is of no use in HTTP"),
     ('"static"', "1", "5: credentials.forge.issuer: expected a text, found a number"),
     ('"development"', '"prod"', "expected one of development, staging, production, found 'prod'"),
     ('"execute"', '"admin"', "8: credentials.forge.role: expected one of execute, fetch, deploy, found 'admin'"),
@@ -253,7 +254,9 @@ WRONG_KEYS = [
     ('"api.forge.example"', '"a.example"\nport = 80', "port 80 cannot be used with https: it is the port of http"),
     ('"api.forge.example"', '"a.example"\nscheme = "http"', "scheme: a credential is never sent without TLS"),
     ('"api.forge.example"', '"a.example"\nscheme = "ftp"', "expected one of https, http, found 'ftp'"),
-    ('"api.forge.example"', '"a.example"\nprotocol = "postgres"', "protocol: expected one of http, found 'postgres'"),
+    ('"api.forge.example"', '"a.example"\nprotocol = "smtp"', "protocol: expected one of http, postgres, mysql"),
+    ('"api.forge.example"', '"a.example"\nprotocol = "postgres"', "is for a credential of the issuer postgres"),
+    ('"api.forge.example"', '"a.example"\nprotocol = "ssh"', "is for a credential of the issuer ssh-ca"),
     ('["GET", "POST"]', "[]", "12: credentials.forge.endpoints[1].methods: expected at least one, found none"),
     ('["GET", "POST"]', '["GET", "PSOT"]', "methods[2]: expected one of GET, HEAD, POST"),
     ('["GET", "POST"]', '["get"]', "methods[1]: expected one of GET, HEAD, POST"),
@@ -365,7 +368,7 @@ def test_what_is_wrong_elsewhere_is_refused(folder: Path, text: str, said: str) 
 
 
 def test_an_unknown_issuer_is_told_which_there_are(folder: Path) -> None:
-    assert refused(folder, replaced('"static"', '"postgres"')).hint == "it is one of static; this version has no other"
+    assert "it is one of static, postgres, mysql" in refused(folder, replaced('"static"', '"magic"')).hint
 
 
 def test_a_method_in_the_wrong_case_is_told_the_right_one(folder: Path) -> None:
@@ -448,3 +451,46 @@ def test_the_fetch_role_only_reads(folder: Path, rest: str, said: str) -> None:
 def test_a_git_rule_names_one_repository_and_a_direction(folder: Path, git: str, said: str) -> None:
     rest = f'[[credentials.forge.endpoints]]\nhost = "a.example"\ngit = {git}\ninject = {{ query = "k" }}\n'
     assert said in refused(folder, HEAD + CREDENTIAL + rest).message
+
+
+ORDERS = """
+[credentials.orders]
+issuer = "postgres"
+server = "postgresql://issuer@db.example/orders"
+secret = "vault:orders-admin"
+grants = ["SELECT ON ALL TABLES IN SCHEMA public"]
+environment = "staging"
+role = "execute"
+max_ttl = "15m"
+[[credentials.orders.endpoints]]
+host = "db.example"
+protocol = "postgres"
+"""
+
+
+def test_what_an_issuer_wants_besides_is_kept_for_it(folder: Path) -> None:
+    [*_, orders] = read_operator(write(folder, HEAD + CREDENTIAL + ENDPOINT + ORDERS)).credentials
+    assert orders.parameters == (
+        ("server", "postgresql://issuer@db.example/orders"),
+        ("grants", ["SELECT ON ALL TABLES IN SCHEMA public"]),
+    )
+    assert orders.endpoints == (Rule(host="db.example", port=5432, scheme="postgres"),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('protocol = "postgres"\n', 'protocol = "postgres"\nmethods = ["GET"]\n', "methods: unknown key"),
+        ('issuer = "postgres"', 'issuer = "redis"', "postgres is for a credential of the issuer postgres"),
+        ('protocol = "postgres"\n', 'protocol = "postgres"\nport = 443\n', "port 443 cannot be used with postgres"),
+    ],
+)
+def test_a_database_is_one_endpoint_of_its_own_issuer(folder: Path, old: str, new: str, said: str) -> None:
+    assert said in refused(folder, HEAD + CREDENTIAL + ENDPOINT + ORDERS.replace(old, new)).message
+
+
+def test_a_database_has_one_credential(folder: Path) -> None:
+    twice = ORDERS + ORDERS.replace("orders", "others")
+    assert "both fit some request to db.example:5432" in refused(folder, HEAD + CREDENTIAL + ENDPOINT + twice).message
+    vault = ORDERS.replace('issuer = "postgres"', 'issuer = "vault"')
+    assert read_operator(write(folder, HEAD + CREDENTIAL + ENDPOINT + vault)).credentials[-1].issuer == "vault"
