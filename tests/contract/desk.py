@@ -30,6 +30,7 @@ class Desk:
         self._subject = subject
         self._run = run
         self._ordered: list[str] = []
+        self._kept: dict[str, Secret | None] = {}
         self._sessions: list[Session] = []
         self.issuer = self.made()
 
@@ -55,10 +56,13 @@ class Desk:
 
     def issue(self, order: Order) -> Issued:
         issued: Issued = self._run(self.issuer.issue(order))
+        self._kept[order.name] = issued.kept
         return issued
 
-    def revoke(self, name: str) -> None:
-        self._run(self.issuer.revoke(name))
+    def revoke(self, name: str) -> bool:
+        """With what the issuer kept of it, as the ledger does."""
+        gone: bool = self._run(self.issuer.revoke(name, self._kept.get(name)))
+        return gone
 
     def open(self, material: Mapping[str, Secret]) -> Session:
         """A connection that is closed when the test ends."""
@@ -70,6 +74,6 @@ class Desk:
         for session in self._sessions:
             session.close()
         for name in self._ordered:
-            if name in self._subject.accounts():
+            if self._kept.get(name) or name in self._subject.accounts():
                 self.revoke(name)
         self._run(self.issuer.close())
