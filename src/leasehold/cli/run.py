@@ -235,7 +235,7 @@ class Run:
         self._down.callback(compartment.close)
         # While bubblewrap works.
         program = seccomp.program(host.machine)
-        self._network.serve(reply["names"], reply["ports"], reply["sockets"])
+        self._network.serve(reply["names"], reply["ports"], reply["sockets"], reply["streams"])
         compartment.wait_until_ready()
         compartment.verify(plan, host.homes)
         self._ask({"op": "task.started"})

@@ -71,6 +71,8 @@ class Gate:
         for port, path in self._ports.items():
             if path:
                 self._listen("::", port, partial(self._relay, path))
+        for address, port, path in request["streams"]:
+            self._listen(address, port, partial(self._relay, path))
 
     def _listen(self, address: str, port: int, accepted: Callable[[socket.socket], object]) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import re
+import shutil
 import socket
 import sys
 import time
@@ -70,6 +71,8 @@ class Daemon:
         self._broker_socket = runtime / "envoy-broker.sock"
         for stale in (*runtime.glob("*-*.sock"), *runtime.glob("netns-*")):
             stale.unlink()
+        for folder in runtime.glob("behind-*"):
+            shutil.rmtree(folder)
         self._envoy = EnvoyProcess(runtime, self._broker_socket, workers=min(2, os.cpu_count() or 1))
         self._background: set[asyncio.Task[Any]] = set()
         self._clients = 0
@@ -103,6 +106,7 @@ class Daemon:
         self.stopping.set()
         for task in list(self._tasks.open_tasks.values()):
             await self._tasks.close(task, reason="the broker stopped", exit_code=None)
+        await self._egress.stop()
         await self._envoy.stop()
         self._issuing.close()
         self._audit.append(Event.DAEMON_STOPPED, outcome=Outcome.DONE, pid=os.getpid())

@@ -53,7 +53,8 @@ class Task:
     opened: float
     deadline: float
     netns_fd: int | None
-    sockets: dict[int, str]
+    sockets: dict[int, str] = field(default_factory=dict)
+    streams: dict[tuple[str, int], str] = field(default_factory=dict)
     upstreams: dict[str, Upstream] = field(default_factory=dict)
     canaries: dict[str, str] = field(default_factory=dict)
     used: Counter[str] = field(default_factory=Counter)
@@ -76,7 +77,7 @@ class Tasks:
         self._leases = leases
         self._clock = clock
         self._counter = counter
-        self.egress = Egress(self, self)
+        self.egress = Egress(self, self, runtime)
         self.open_tasks: dict[str, Task] = {}
         self._closing: dict[str, Task] = {}
 
@@ -95,12 +96,14 @@ class Tasks:
             opened=now,
             deadline=now + plan.ttl_s,
             netns_fd=netns_fd,
-            sockets={} if netns_fd is not None else self._sockets(ports),
         )
-        for port in list(task.sockets):
-            task.sockets[port] = task.sockets[port].replace("@", task.id)
         task.upstreams = {upstream.name: upstream for upstream in upstreams(task.id, rules)}
         names = sorted({rule.host for _, rule in rules})
+        addresses = {name: str(_SYNTHETIC + i) for i, name in enumerate(names)}
+        hosts = sorted({(rule.host, rule.port) for _, rule in rules if rule.is_stream})
+        if netns_fd is None:
+            task.sockets = {port: str(self._runtime / f"{task.id}-{port}.sock") for port in ports}
+            task.streams = {at: str(self._runtime / f"{task.id}-s{i}.sock") for i, at in enumerate(hosts)}
         authority = CompartmentCA.create(names, datetime.datetime.fromtimestamp(now, datetime.UTC), plan.ttl_s)
         leaves = {name: Leaf(chain=chain, key=key) for name in names for chain, key in [authority.leaf(name)]}
         self._audit.append(
@@ -117,7 +120,7 @@ class Tasks:
         )
         self.open_tasks[task.id] = task
         self._leases.open(task.id, plan.agent_class, task.deadline)
-        listen = Listen(netns=self._namespace(task), sockets=task.sockets)
+        listen = Listen(netns=self._namespace(task), sockets=task.sockets, addresses=addresses, streams=task.streams)
         try:
             await self.egress.open(
                 task.id, listen, ports, list(task.upstreams.values()), leaves, plan.network.upstream_ca
@@ -126,7 +129,7 @@ class Tasks:
             await self.close(task, reason="did not start", exit_code=None)
             raise
         task.canaries = {p.variable: new_canary(p.prefix) for p in plan.placeholders}
-        return task, self._reply(task, names, ports, authority, java)
+        return task, self._reply(task, addresses, ports, authority, java)
 
     async def close(self, task: Task, *, reason: str, exit_code: int | None) -> dict[str, Any]:
         """Step 9: deny, cut, forget, reconcile, record. Returns the summary; safe to call once more."""
@@ -140,7 +143,7 @@ class Tasks:
         self.egress.close(task.id)
         leases = self._leases.close(task.id)
         ended = await self._leases.take_back(leases)
-        for path in (*map(Path, task.sockets.values()), self._namespace_path(task)):
+        for path in (*map(Path, (*task.sockets.values(), *task.streams.values())), self._namespace_path(task)):
             path.unlink(missing_ok=True)
         await self._reconcile(task, total)
         del self._closing[task.id]
@@ -173,17 +176,22 @@ class Tasks:
         if found is None:
             return Denied(code="access-ended", message="The task has ended.", hint="Start a new one.")
         secret: Secret | None = None
+        username = ""
         if upstream.credential is not None:
             credential = _credential(found, upstream.credential)
             answer = await self._leases.first_use(task, credential)
             if isinstance(answer, Refusal):
                 return Denied(code=answer.code, message=answer.message, hint=answer.hint)
-            if upstream.inject is None:
+            username = answer.username
+            if upstream.destination.is_stream:
+                secret = answer.secret
+            elif upstream.inject is None:
                 raise GrantRefused(f"{credential.name} has no way of delivery", hint="add inject to its endpoint")
-            inject = upstream.inject
-            if answer.username and isinstance(inject, InjectBasic):
-                inject = InjectBasic(username=answer.username)
-            secret = secret_header_value(inject, answer.secret)
+            else:
+                inject = upstream.inject
+                if username and isinstance(inject, InjectBasic):
+                    inject = InjectBasic(username=username)
+                secret = secret_header_value(inject, answer.secret)
             found.first_use.setdefault(credential.name, self._clock())
         addresses = await self.addresses(upstream)
         if not addresses:
@@ -193,7 +201,7 @@ class Tasks:
                 hint="It does not resolve, or only to private addresses: name it under [network] allow_private.",
                 status=503,
             )
-        return Released(addresses=addresses, secret=secret)
+        return Released(addresses=addresses, secret=secret, username=username)
 
     async def addresses(self, upstream: Upstream) -> Sequence[str]:
         """For :class:`~leasehold.node.egress.ports.Authority`."""
@@ -272,11 +280,8 @@ class Tasks:
             if name not in self.open_tasks:
                 return name
 
-    def _sockets(self, ports: Mapping[int, str]) -> dict[int, str]:
-        return {port: str(self._runtime / f"@-{port}.sock") for port in ports}
-
     def _reply(
-        self, task: Task, names: Sequence[str], ports: Mapping[int, str], authority: CompartmentCA, java: bool
+        self, task: Task, addresses: Mapping[str, str], ports: Mapping[int, str], authority: CompartmentCA, java: bool
     ) -> dict[str, Any]:
         import base64
 
@@ -284,9 +289,10 @@ class Tasks:
         return {
             "ok": True,
             "task": task.id,
-            "names": {name: str(_SYNTHETIC + i) for i, name in enumerate(names)},
+            "names": addresses,
             "ports": list(ports),
             "sockets": {str(port): path for port, path in task.sockets.items()},
+            "streams": [[addresses[host], port, path] for (host, port), path in task.streams.items()],
             "ca_pem": authority.pem.decode(),
             "truststore_b64": base64.b64encode(authority.truststore()).decode() if java else None,
             "placeholders": task.canaries,
@@ -355,9 +361,11 @@ def _rules(plan: TaskPlan) -> list[tuple[str | None, Rule]]:
 
 
 def _ports(rules: Any) -> dict[int, str]:
-    """Port to scheme; 443 and 80 are always there, so that a denial can be explained."""
+    """Port to scheme, of HTTP; 443 and 80 are always there, so that a denial can be explained."""
     ports = {443: "https", 80: "http"}
     for rule in rules:
+        if rule.is_stream:
+            continue
         if ports.setdefault(rule.port, rule.scheme) != rule.scheme:
             raise GrantRefused(
                 f"port {rule.port} is used with https and with http",

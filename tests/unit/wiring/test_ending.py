@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -46,7 +47,7 @@ class Compartment:
 
     def __init__(self) -> None:
         self.authority = Authority()
-        self.egress = Egress(self.authority, self.authority)
+        self.egress = Egress(self.authority, self.authority, Path("unused"))
         self.envoy = Envoy(self.egress)
         rules = [(c.name, rule) for c in plan().credentials for rule in c.endpoints]
         self.found = upstreams("one", [*rules, ("plain", PLAIN), (None, Rule(host=DOCS_HOST))])

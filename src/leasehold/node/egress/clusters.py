@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import address_pb2, config_source_pb2, protocol_pb2
-from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.config.core.v3 import protocol_pb2
 from envoy.extensions.filters.http.upstream_codec.v3 import upstream_codec_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
-from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http_pb2
-from envoy.type.matcher.v3 import string_pb2
 
 from leasehold.core.secret import Secret
-from leasehold.node.egress.model import Destination, Upstream
+from leasehold.node.egress.model import Upstream
 from leasehold.node.egress.scrub import upstream_filters
-from leasehold.node.egress.snapshot import pack
+from leasehold.node.egress.shared import ads, assignment, pack, upstream_tls
 from leasehold.node.egress.xds import CLUSTER, SECRET, Key
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -50,7 +48,7 @@ def _cluster(upstream: Upstream, addresses: Sequence[str], trusted_ca: str) -> c
         type=cluster_pb2.Cluster.STATIC,
         connect_timeout={"seconds": 10},
         per_connection_buffer_limit_bytes={"value": 1 << 20},
-        load_assignment=_assignment(upstream.name, destination.port, addresses),
+        load_assignment=assignment(upstream.name, destination.port, addresses),
         typed_extension_protocol_options={_HTTP_OPTIONS: pack(_http_options(upstream))},
         circuit_breakers={
             "thresholds": [
@@ -64,42 +62,14 @@ def _cluster(upstream: Upstream, addresses: Sequence[str], trusted_ca: str) -> c
     )
     if destination.scheme == "https":
         cluster.transport_socket.name = "tls"
-        cluster.transport_socket.typed_config.CopyFrom(pack(_tls(destination, trusted_ca)))
+        cluster.transport_socket.typed_config.CopyFrom(pack(upstream_tls(destination, trusted_ca)))
     return cluster
-
-
-def _assignment(name: str, port: int, addresses: Sequence[str]) -> endpoint_pb2.ClusterLoadAssignment:
-    sockets = [address_pb2.Address(socket_address={"address": a, "port_value": port}) for a in addresses]
-    # The first address and the others of the same name: RFC 8305, not load balancing.
-    endpoint = endpoint_components_pb2.Endpoint(
-        address=sockets[0],
-        additional_addresses=[endpoint_components_pb2.Endpoint.AdditionalAddress(address=s) for s in sockets[1:]],
-    )
-    return endpoint_pb2.ClusterLoadAssignment(cluster_name=name, endpoints=[{"lb_endpoints": [{"endpoint": endpoint}]}])
-
-
-def _tls(destination: Destination, trusted_ca: str) -> tls_pb2.UpstreamTlsContext:
-    return tls_pb2.UpstreamTlsContext(
-        sni=destination.host,
-        common_tls_context=tls_pb2.CommonTlsContext(
-            tls_params={"tls_minimum_protocol_version": common_pb2.TlsParameters.TLSv1_2},
-            validation_context=common_pb2.CertificateValidationContext(
-                trusted_ca={"filename": trusted_ca},
-                match_typed_subject_alt_names=[
-                    common_pb2.SubjectAltNameMatcher(
-                        san_type=common_pb2.SubjectAltNameMatcher.DNS,
-                        matcher=string_pb2.StringMatcher(exact=destination.host),
-                    )
-                ],
-            ),
-        ),
-    )
 
 
 def _http_options(upstream: Upstream) -> http_pb2.HttpProtocolOptions:
     options = http_pb2.HttpProtocolOptions(
         http_filters=[
-            *upstream_filters(upstream.inject, secret_name(upstream), _ads()),
+            *upstream_filters(upstream.inject, secret_name(upstream), ads()),
             hcm_pb2.HttpFilter(name="codec", typed_config=pack(upstream_codec_pb2.UpstreamCodec())),
         ]
     )
@@ -113,7 +83,3 @@ def _http_options(upstream: Upstream) -> http_pb2.HttpProtocolOptions:
     options.auto_config.http_protocol_options.CopyFrom(http1)
     options.auto_config.http2_protocol_options.CopyFrom(http2)
     return options
-
-
-def _ads() -> config_source_pb2.ConfigSource:
-    return config_source_pb2.ConfigSource(ads={}, resource_api_version=config_source_pb2.V3)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from leasehold.core.model import Inject, Rule
+from leasehold.core.model import STREAM_PORTS, Inject, Rule
 from leasehold.core.secret import Secret
 
 BROKER_CLUSTER = "leasehold-broker"
@@ -30,6 +30,11 @@ class Destination:
     port: int
 
     @property
+    def is_stream(self) -> bool:
+        """Whether connections to it are no HTTP."""
+        return self.scheme in STREAM_PORTS
+
+    @property
     def authority(self) -> str:
         """The Host header that the upstream gets: the port only when it is not the scheme's own."""
         standard = {"https": 443, "http": 80}[self.scheme]
@@ -50,10 +55,15 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listen:
-    """Where Envoy listens for a compartment: inside its network namespace, or on unix sockets for the relay."""
+    """Where Envoy listens for a compartment: inside its network namespace, or on unix sockets for the relay.
+
+    What is no HTTP has a listener for each host: at its address of ``addresses``, or on its socket of ``streams``.
+    """
 
     netns: str | None = None
-    sockets: dict[int, str] = field(default_factory=dict)
+    sockets: Mapping[int, str] = field(default_factory=dict)
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    streams: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +76,14 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """The broker's yes: the addresses to dial, and the whole header value to inject (``None``: no credential)."""
+    """The broker's yes: the addresses to dial, and the whole header value to inject (``None``: no credential).
+
+    For what is no HTTP ``username`` and ``secret`` are what is logged in with.
+    """
 
     addresses: Sequence[str]
     secret: Secret | None
+    username: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,8 @@ def error(code: str, message: str, hint: str) -> dict[str, Any]:
 def describe(rule: Rule) -> str:
     """One rule as people read it: ``GET,HEAD api.forge.example /repos/**``."""
     where = rule.host if rule.port in (443, 80) else f"{rule.host}:{rule.port}"
+    if rule.is_stream:
+        return f"{rule.host}:{rule.port} ({rule.scheme})"
     if rule.git is not None:
         return f"{where} {rule.git.repository} (git {rule.git.access})"
     methods = ",".join(rule.methods) + " " if rule.methods and rule.methods != DEFAULT_METHODS else ""

@@ -13,18 +13,21 @@ from typing import Any
 import grpc
 from envoy.service.auth.v3 import external_auth_pb2
 from envoy.service.discovery.v3 import discovery_pb2
+from envoy.service.redis_auth.v3 import redis_external_auth_pb2
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 
 from leasehold.core.errors import EgressError, LeaseholdError
-from leasehold.node.egress import clusters, snapshot
+from leasehold.node.egress import clusters, snapshot, streams
+from leasehold.node.egress.behind import Behind
 from leasehold.node.egress.model import Denied, Leaf, Listen, Released, State, Upstream
 from leasehold.node.egress.ports import Authority, UsageSink
 from leasehold.node.egress.replies import error
 from leasehold.node.egress.usage import UsageLog
-from leasehold.node.egress.xds import Key, ResourceServer
+from leasehold.node.egress.xds import CLUSTER, Key, ResourceServer
 
 APPLY_TIMEOUT_S = 20.0
+_REFUSED_S = 2.0
 _ENDED = Denied(code="access-ended", message="Access has ended.", hint="Start a new task.")
 
 
@@ -43,11 +46,13 @@ class _Compartment:
 class Egress:
     """Serves one Envoy over a unix socket. Lives on one event loop."""
 
-    def __init__(self, authority: Authority, sink: UsageSink) -> None:
+    def __init__(self, authority: Authority, sink: UsageSink, runtime: Path) -> None:
         self._authority = authority
         self._compartments: dict[str, _Compartment] = {}
         self._by_upstream: dict[str, _Compartment] = {}
-        self._xds = ResourceServer()
+        self._xds = ResourceServer(self._wanted)
+        self._behind = Behind(runtime)
+        self._work: set[asyncio.Task[Any]] = set()
         self.usage = UsageLog(sink, self._cut_unlogged)
         self._server: grpc.aio.Server | None = None  # kept, or it would be collected and stop
 
@@ -102,8 +107,10 @@ class Egress:
             snapshot.routes(task, compartment.ports, list(compartment.upstreams.values()), compartment.states)
         )
         for upstream in compartment.upstreams.values():
-            gone |= clusters.withdraw(upstream)
+            gone |= _withdraw(upstream)
             self._by_upstream.pop(upstream.name, None)
+            if upstream.destination.is_stream:
+                self._spawn(self._behind.close(upstream))
         compartment.released.clear()
         self._xds.update(gone)
 
@@ -125,7 +132,9 @@ class Egress:
         gone: dict[Key, None] = {}
         for upstream in over:
             tables |= self._table(compartment, upstream)
-            gone |= clusters.withdraw(upstream)
+            gone |= _withdraw(upstream)
+            if upstream.destination.is_stream:
+                self._spawn(self._behind.close(upstream))
         cut = snapshot.cut(compartment.listeners, over)
         compartment.listeners.update(cut)
         for changes in (tables, cut, gone):
@@ -136,16 +145,26 @@ class Egress:
         for compartment in list(self._compartments.values()):
             for name, released in list(compartment.released.items()):
                 upstream = compartment.upstreams[name]
+                if upstream.destination.is_stream:
+                    continue  # what is behind it has looked the name up, and keeps its connections
                 found = tuple(await self._authority.addresses(upstream))
                 if found and found != tuple(released.addresses) and name in compartment.released:
                     await self._release(compartment, upstream, Released(addresses=found, secret=released.secret))
+
+    async def stop(self) -> None:
+        """End what stands behind connections that are no HTTP, once all compartments are closed."""
+        await asyncio.gather(*self._work, return_exceptions=True)
 
     def _cut_unlogged(self, task: str) -> None:
         self.close(task)
 
     async def _release(self, compartment: _Compartment, upstream: Upstream, released: Released) -> None:
-        changes = clusters.release(upstream, released.addresses, released.secret, compartment.trusted_ca)
-        await self._xds.apply(changes, APPLY_TIMEOUT_S)
+        if upstream.destination.is_stream:
+            steps = await self._behind.open(upstream, released, compartment.trusted_ca, self._lost)
+        else:
+            steps = [clusters.release(upstream, released.addresses, released.secret, compartment.trusted_ca)]
+        for changes in steps:
+            await self._xds.apply(changes, APPLY_TIMEOUT_S)
         if compartment.states[upstream.name] is not State.CLOSED:  # it may have ended while Envoy was taking it on
             compartment.released[upstream.name] = released
 
@@ -162,6 +181,8 @@ class Egress:
         return answer
 
     def _table(self, compartment: _Compartment, upstream: Upstream) -> dict[Key, Any]:
+        if upstream.destination.is_stream:
+            return {}
         port = upstream.destination.port
         here = [u for u in compartment.upstreams.values() if u.destination == upstream.destination]
         if upstream.destination.scheme == "http":
@@ -175,9 +196,15 @@ class Egress:
         # A question may come after the end: it was on its way, or Envoy has not got the new routes yet.
         if compartment is None or compartment.states[name] is State.CLOSED:
             return _answer(_ENDED)
-        upstream = compartment.upstreams[name]
-        if compartment.states[name] is State.LIVE:
-            return _answer(compartment.released[name])
+        return _answer(await self._decided(compartment, compartment.upstreams[name]))
+
+    async def _decided(self, compartment: _Compartment, upstream: Upstream) -> Released | Denied:
+        """One decision for all that wait for it; a failure is a no."""
+        name = upstream.name
+        if compartment.states[name] is State.CLOSED:
+            return _ENDED
+        if compartment.states[name] is State.LIVE and name in compartment.released:
+            return compartment.released[name]
         opening = compartment.opening.get(name)
         if opening is None:
             opening = asyncio.create_task(self._first_use(compartment, upstream))
@@ -185,13 +212,54 @@ class Egress:
             opening.add_done_callback(lambda _: compartment.opening.pop(name, None))
         try:
             # One caller that gives up must not take the decision from the others.
-            return _answer(await asyncio.shield(opening))
+            return await asyncio.shield(opening)
         except LeaseholdError as e:
-            return _answer(Denied(code=e.code, message=e.message, hint=e.hint, status=503))
+            return Denied(code=e.code, message=e.message, hint=e.hint, status=503)
         except Exception as e:
             print(f"the decision on {name} failed: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
-            denied = Denied(code="internal", message="The broker failed.", hint="Ask the operator to look.", status=503)
-        return _answer(denied)
+            return Denied(code="internal", message="The broker failed.", hint="Ask the operator to look.", status=503)
+
+    def _wanted(self, name: str) -> None:
+        """On-demand CDS: a connection that is no HTTP waits for its cluster."""
+        compartment = self._by_upstream.get(name)
+        if compartment is None:
+            self._xds.absent(name)
+        else:
+            self._spawn(self._connect(compartment, compartment.upstreams[name]))
+
+    async def _connect(self, compartment: _Compartment, upstream: Upstream) -> None:
+        """Lead what waits to where it may go: to the server, or to an error that says why not."""
+        try:
+            answer = await self._decided(compartment, upstream)
+        except asyncio.CancelledError:
+            answer = _ENDED
+        if self._by_upstream.get(upstream.name) is not compartment:
+            self._xds.absent(upstream.name)
+        elif isinstance(answer, Denied):
+            self._xds.update(await self._behind.refuse(upstream, answer))
+            await asyncio.sleep(_REFUSED_S)
+            # The next connection asks anew: what was refused may be possible by then.
+            if compartment.states[upstream.name] is not State.LIVE:
+                self._xds.update({(CLUSTER, upstream.name): None})
+                await self._behind.close(upstream)
+
+    def _lost(self, upstream: Upstream) -> None:
+        """What was behind it has ended by itself: the next connection asks for it anew."""
+        compartment = self._by_upstream.get(upstream.name)
+        if compartment is not None and compartment.states[upstream.name] is State.LIVE:
+            compartment.states[upstream.name] = State.PENDING
+            compartment.released.pop(upstream.name, None)
+            self._xds.update(_withdraw(upstream))
+            self._spawn(self._behind.close(upstream))
+
+    def _spawn(self, work: Any) -> None:
+        running = asyncio.create_task(work)
+        self._work.add(running)
+        running.add_done_callback(self._work.discard)
+
+
+def _withdraw(upstream: Upstream) -> dict[Key, None]:
+    return streams.withdraw(upstream) if upstream.destination.is_stream else clusters.withdraw(upstream)
 
 
 def _answer(answer: Released | Denied) -> external_auth_pb2.CheckResponse:
@@ -210,6 +278,13 @@ def _answer(answer: Released | Denied) -> external_auth_pb2.CheckResponse:
     ):
         denied.headers.add(header={"key": key, "value": value})
     return response
+
+
+async def _any_password(_request: Any, _context: Any) -> redis_external_auth_pb2.RedisProxyExternalAuthResponse:
+    """A client is let in by where it is; what it sends as a password says nothing."""
+    answer = redis_external_auth_pb2.RedisProxyExternalAuthResponse()
+    answer.status.code = 0
+    return answer
 
 
 def _handlers(xds: ResourceServer, check: Any, usage: UsageLog) -> tuple[grpc.GenericRpcHandler, ...]:
@@ -236,6 +311,14 @@ def _handlers(xds: ResourceServer, check: Any, usage: UsageLog) -> tuple[grpc.Ge
         grpc.method_handlers_generic_handler(
             "envoy.service.auth.v3.Authorization",
             {"Check": grpc.unary_unary_rpc_method_handler(answered, external_auth_pb2.CheckRequest.FromString, reply)},
+        ),
+        grpc.method_handlers_generic_handler(
+            "envoy.service.redis_auth.v3.RedisProxyExternalAuth",
+            {
+                "Authenticate": grpc.unary_unary_rpc_method_handler(
+                    _any_password, redis_external_auth_pb2.RedisProxyExternalAuthRequest.FromString, reply
+                )
+            },
         ),
         grpc.method_handlers_generic_handler(
             "opentelemetry.proto.collector.logs.v1.LogsService",

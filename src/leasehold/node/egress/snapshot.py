@@ -10,33 +10,25 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
-from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, grpc_service_pb2, protocol_pb2
+from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.access_loggers.grpc.v3 import als_pb2
-from envoy.extensions.access_loggers.open_telemetry.v3 import logs_service_pb2
 from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
-from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
-from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
-from google.protobuf.any_pb2 import Any as AnyProto
-from google.protobuf.message import Message
 
 from leasehold.core.limits import LIMITS
 from leasehold.core.model import DEFAULT_METHODS, Rule
 from leasehold.core.paths import to_regex
-from leasehold.node.egress import usage
-from leasehold.node.egress.model import BROKER_CLUSTER, Destination, Leaf, Listen, State, Upstream
+from leasehold.node.egress import streams
+from leasehold.node.egress.model import Destination, Leaf, Listen, State, Upstream
 from leasehold.node.egress.replies import denial_body, local_replies
+from leasehold.node.egress.shared import AUTHZ_TIMEOUT_S, access_log, ads, downstream_tls, grpc, pack, task_state
 from leasehold.node.egress.xds import LISTENER, ROUTE, Key
 
-LOG_NAME = "leasehold"
 AUTHZ_FILTER = "leasehold.authz"
-AUTHZ_TIMEOUT_S = 330
 STREAM_IDLE_S = 4000
 OVERRIDE_HEADERS = (
     "x-http-method-override",
@@ -45,13 +37,6 @@ OVERRIDE_HEADERS = (
     "x-original-url",
     "x-rewrite-url",
 )
-
-
-def pack(message: Message) -> AnyProto:
-    """Wrap a message in ``Any``."""
-    packed = AnyProto()
-    packed.Pack(message, deterministic=True)
-    return packed
 
 
 def listener_name(task: str, port: int) -> str:
@@ -79,8 +64,8 @@ def listeners(
             address=_address(listen, port),
             per_connection_buffer_limit_bytes={"value": 1 << 20},
             bind_to_port={"value": True},
-            access_log=[_access_log(tcp=True)],
-            listener_filters=[{"name": "task", "typed_config": _task_state(task)}],
+            access_log=[access_log(tcp=True)],
+            listener_filters=[{"name": "task", "typed_config": task_state(task)}],
         )
         if scheme == "https":
             message.listener_filters.add(
@@ -93,7 +78,7 @@ def listeners(
         else:
             message.filter_chains.append(_plain_chain(task, port))
         found[(LISTENER, name)] = message
-    return found
+    return found | streams.listeners(task, listen, upstreams, leaves)
 
 
 def holder(socket: str) -> dict[Key, Any]:
@@ -103,13 +88,13 @@ def holder(socket: str) -> dict[Key, Any]:
         stat_prefix="holder",
         route_config=_table("holder", [_unknown_host("host-not-allowed", 403)]),
         http_filters=[hcm_pb2.HttpFilter(name="router", typed_config=pack(router_pb2.Router()))],
-        access_log=[_access_log()],
+        access_log=[access_log()],
     )
     name = "leasehold/holder"
     message = listener_pb2.Listener(
         name=name,
         address=address_pb2.Address(pipe={"path": socket, "mode": 0o600}),
-        access_log=[_access_log(tcp=True)],
+        access_log=[access_log(tcp=True)],
         filter_chains=[listener_components_pb2.FilterChain(filters=[{"name": "http", "typed_config": pack(manager)}])],
     )
     return {(LISTENER, name): message}
@@ -125,10 +110,10 @@ def cut(listeners: Mapping[Key, Any], over: Sequence[Upstream]) -> dict[Key, Any
     for key, old in listeners.items():
         new = listener_pb2.Listener()
         new.CopyFrom(old)
-        port = int(key[1].rpartition("/")[2])
+        own, _, port = key[1].rpartition("/")[2].rpartition(":")
         for chain in new.filter_chains:
-            names = list(chain.filter_chain_match.server_names)
-            if any(at == port and (not names or host in names) for at, host in hosts):
+            names = [own] if own else list(chain.filter_chain_match.server_names)
+            if any(at == int(port) and (not names or host in names) for at, host in hosts):
                 chain.name += "'"
                 found[key] = new
     return found
@@ -178,22 +163,10 @@ def _address(listen: Listen, port: int) -> address_pb2.Address:
 
 
 def _tls_chain(task: str, destination: Destination, leaf: Leaf) -> listener_components_pb2.FilterChain:
-    tls = tls_pb2.DownstreamTlsContext(
-        common_tls_context=tls_pb2.CommonTlsContext(
-            tls_params={"tls_minimum_protocol_version": common_pb2.TlsParameters.TLSv1_2},
-            tls_certificates=[
-                common_pb2.TlsCertificate(
-                    certificate_chain={"inline_bytes": leaf.chain},
-                    private_key={"inline_bytes": leaf.key.reveal()},
-                )
-            ],
-            alpn_protocols=["h2", "http/1.1"],
-        )
-    )
     return listener_components_pb2.FilterChain(
         name=destination.host,
         filter_chain_match={"server_names": [destination.host], "transport_protocol": "tls"},
-        transport_socket={"name": "tls", "typed_config": pack(tls)},
+        transport_socket={"name": "tls", "typed_config": pack(downstream_tls(leaf, ("h2", "http/1.1")))},
         filters=[_connection_manager(task, route_name(task, destination, destination.port))],
     )
 
@@ -204,60 +177,11 @@ def _plain_chain(task: str, port: int) -> listener_components_pb2.FilterChain:
     )
 
 
-def _ads() -> config_source_pb2.ConfigSource:
-    return config_source_pb2.ConfigSource(ads={}, resource_api_version=config_source_pb2.V3)
-
-
-def _grpc(timeout_s: int | None = None) -> grpc_service_pb2.GrpcService:
-    service = grpc_service_pb2.GrpcService(envoy_grpc={"cluster_name": BROKER_CLUSTER})
-    if timeout_s is not None:
-        service.timeout.seconds = timeout_s
-    return service
-
-
-def _task_state(task: str) -> AnyProto:
-    """Mark each connection with its task, so that one stream of access logs serves all compartments."""
-    value = {
-        "object_key": usage.TASK_STATE,
-        "factory_key": "envoy.string",
-        "format_string": {"text_format_source": {"inline_string": task}},
-    }
-    # The listener's filter has no class in xds-protos; the network filter's message has the same field and number.
-    same = set_filter_state_pb2.Config(on_new_connection=[value])
-    return AnyProto(
-        type_url="type.googleapis.com/envoy.extensions.filters.listener.set_filter_state.v3.Config",
-        value=same.SerializeToString(deterministic=True),
-    )
-
-
-def _access_log(*, tcp: bool = False) -> AccessLog:
-    """The log of uses: one short text for each, because Envoy's fixed record costs as much as the request itself.
-
-    On a listener (``tcp``) only what no filter chain took. One configuration for all compartments: Envoy has a stream,
-    a buffer and a timer for each different one.
-    """
-    config = logs_service_pb2.OpenTelemetryAccessLogConfig(
-        common_config=als_pb2.CommonGrpcAccessLogConfig(
-            log_name=LOG_NAME,
-            grpc_service=_grpc(),
-            transport_api_version=config_source_pb2.V3,
-            buffer_flush_interval={"nanos": 50_000_000},
-            buffer_size_bytes={"value": 1 << 17},
-        ),
-        disable_builtin_labels=True,
-        body={"string_value": usage.FORMAT},
-    )
-    log = AccessLog(name="uses", typed_config=pack(config))
-    if tcp:
-        log.filter.response_flag_filter.flags.append("NR")
-    return log
-
-
 def _connection_manager(task: str, table: str) -> listener_components_pb2.Filter:
     manager = hcm_pb2.HttpConnectionManager(
         stat_prefix=task,
         codec_type=hcm_pb2.HttpConnectionManager.AUTO,
-        rds={"config_source": _ads(), "route_config_name": table},
+        rds={"config_source": ads(), "route_config_name": table},
         http_filters=[
             hcm_pb2.HttpFilter(name=AUTHZ_FILTER, typed_config=pack(_authz())),
             hcm_pb2.HttpFilter(name="router", typed_config=pack(router_pb2.Router(suppress_envoy_headers=True))),
@@ -288,14 +212,14 @@ def _connection_manager(task: str, table: str) -> listener_components_pb2.Filter
             hcm_pb2.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket", enabled={"value": False})
         ],
         local_reply_config=local_replies(),
-        access_log=[_access_log()],
+        access_log=[access_log()],
     )
     return listener_components_pb2.Filter(name="http", typed_config=pack(manager))
 
 
 def _authz() -> ext_authz_pb2.ExtAuthz:
     return ext_authz_pb2.ExtAuthz(
-        grpc_service=_grpc(AUTHZ_TIMEOUT_S),
+        grpc_service=grpc(AUTHZ_TIMEOUT_S),
         transport_api_version=config_source_pb2.V3,
         failure_mode_allow=False,
         status_on_error={"code": 503},

@@ -33,6 +33,27 @@ _FIELDS = (
     "%REQ(:PATH)%",
 )
 FORMAT = "\t".join(_FIELDS)
+_STREAM = "stream"
+_CONNECTED = "TcpUpstreamConnected"
+STREAM_FORMAT = "\t".join(
+    (
+        *_FIELDS[:2],
+        _STREAM,
+        "%UPSTREAM_CLUSTER_RAW%",
+        "0",
+        "%RESPONSE_FLAGS%",
+        "%BYTES_SENT%",
+        "%BYTES_RECEIVED%",
+        "%ACCESS_LOG_TYPE%",
+        "-",
+        "-",
+        "-",
+        "%UPSTREAM_HOST%",
+    )
+)
+"""Of a connection that is no HTTP: one when it has reached what is behind, one at its end."""
+REFUSED_SOCKET = "refused.sock"
+"""How the name of a socket ends that says no."""
 _NONE = "-"
 _SENT = ("via_upstream", "upstream_", "downstream_")
 
@@ -82,7 +103,8 @@ def merge(lines: Sequence[str]) -> list[Use]:
         task, began, route, cluster, status, flags, received, sent = fields[:8]
         key = (task, route, cluster, status, flags, *fields[8:])
         found.setdefault(key, []).append((float(began), int(received), int(sent)))
-    return [_use(key, samples) for key, samples in found.items()]
+    uses = [_stream(key, samples) if key[1] == _STREAM else _use(key, samples) for key, samples in found.items()]
+    return [use for use in uses if use is not None]
 
 
 def _use(key: tuple[str, ...], samples: Sequence[tuple[float, int, int]]) -> Use:
@@ -108,6 +130,30 @@ def _use(key: tuple[str, ...], samples: Sequence[tuple[float, int, int]]) -> Use
         method=(method if method != _NONE else "OTHER") if is_request else "",
         target=_given(target),
         status=int(status),
+        count=len(samples),
+        first=min(began for began, _, _ in samples),
+        last=max(began for began, _, _ in samples),
+        received=sum(received for _, received, _ in samples),
+        sent=sum(sent for _, _, sent in samples),
+    )
+
+
+def _stream(key: tuple[str, ...], samples: Sequence[tuple[float, int, int]]) -> Use | None:
+    """A connection is a use when it gets through, so the record of its end says something new only if it did not."""
+    task, _, cluster, _, flags, kind, *_, reached = key
+    if kind != _CONNECTED and "UF" not in flags and reached != _NONE:
+        return None
+    reason = "" if kind == _CONNECTED else "the server cannot be reached"
+    if reached.endswith(REFUSED_SOCKET):
+        reason = "denied by policy"
+    return Use(
+        task="" if task == _NONE else task,
+        upstream="" if reason else cluster,
+        reason=reason,
+        host=cluster.rpartition("/")[2],
+        method="",
+        target="",
+        status=0,
         count=len(samples),
         first=min(began for began, _, _ in samples),
         last=max(began for began, _, _ in samples),

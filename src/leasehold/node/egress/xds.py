@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,11 +54,13 @@ class _Stream:
 class ResourceServer:
     """Holds all resources and serves them to the one Envoy of this node.
 
+    ``wanted`` is called with the name of a cluster that Envoy asks for and that is not there (on-demand CDS).
     Not thread-safe: lives on one event loop. Resources are ``Any`` payloads that may hold secrets; they are never
     logged and errors carry only Envoy's own words about them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Callable[[str], None] = lambda _: None) -> None:
+        self._wanted = wanted
         self._resources: dict[str, dict[str, tuple[str, AnyProto]]] = {t: {} for t in _ADD_ORDER}
         self._versions = itertools.count(1)
         self._nonces = itertools.count(1)
@@ -140,6 +142,7 @@ class ResourceServer:
         if request.response_nonce:
             self._on_answer(stream, request)
         subscription = stream.types.get(type_url)
+        begins = subscription is None
         if subscription is None:
             subscription = stream.types[type_url] = _Subscription(wildcard=type_url in _WILDCARD)
             subscription.sent.update(request.initial_resource_versions)
@@ -154,8 +157,17 @@ class ResourceServer:
         known = [name for name in fresh if name in self._resources[type_url]]
         for name in known:
             subscription.sent.pop(name, None)
-        if known and not subscription.wildcard:
-            self._push(type_url, changed=known)
+        self._push(type_url, changed=known)
+        if type_url == CLUSTER and not begins:  # at its beginning a stream only repeats what was asked for before
+            for name in fresh.difference(known):
+                self._wanted(name)
+
+    def absent(self, cluster: str) -> None:
+        """Answer Envoy, which has asked for this cluster, that there is none."""
+        subscription = self._stream.types.get(CLUSTER) if self._stream else None
+        if subscription is not None:
+            subscription.sent[cluster] = ""
+            self._push(CLUSTER, removed=[cluster])
 
     def _on_answer(self, stream: _Stream, request: DeltaDiscoveryRequest) -> None:
         refused = request.HasField("error_detail")

@@ -40,9 +40,20 @@ class Network:
         self._control = control
         self.gate_fd = os.pidfd_open(pid)
 
-    def serve(self, names: Mapping[str, str], ports: Sequence[int], sockets: Mapping[str, str]) -> None:
-        """Say what exists; returns when the gate answers and every port accepts. ``SandboxError`` otherwise."""
-        self._ask({"op": "serve", "names": dict(names), "ports": list(ports), "sockets": dict(sockets)})
+    def serve(
+        self,
+        names: Mapping[str, str],
+        ports: Sequence[int],
+        sockets: Mapping[str, str],
+        streams: Sequence[tuple[str, int, str]] = (),
+    ) -> None:
+        """Say what exists; returns when the gate answers and every port accepts. ``SandboxError`` otherwise.
+
+        ``sockets``: port to the unix socket that it leads to; ``streams``: address, port and socket of what is no HTTP.
+        Both are empty where Envoy listens in the namespace itself.
+        """
+        message = {"names": dict(names), "ports": list(ports), "sockets": dict(sockets), "streams": list(streams)}
+        self._ask({"op": "serve", **message})
 
     def denied_names(self) -> dict[str, int]:
         """The names that were asked for and do not exist, with counts; empty when the gate has gone."""

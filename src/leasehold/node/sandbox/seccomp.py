@@ -106,6 +106,10 @@ _CLONE = (("unshare", 272, 97, _NEW_NAMESPACES), ("clone", 56, 220, _NEW_NAMESPA
 _IOCTL = (16, 29)
 _IOCTL_DENIED = (0x5412, 0x541C, 0x5423)
 
+# SO_PEERCRED, SO_PEERSEC, SO_PEERGROUPS, SO_PEERPIDFD. IP_* and TCP_* options have other meanings and are not needed.
+_GETSOCKOPT = (55, 209)
+_PEER_OPTIONS = (17, 31, 59, 77)
+
 _PERSONALITY = (135, 92)
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
@@ -133,8 +137,11 @@ _O_CREATES = 0o100 | 0o20000000
 _Instruction = tuple[int, int, int, int]
 
 
-def program(machine: str) -> bytes:
-    """The filter for ``machine`` (``uname -m``) as an array of ``struct sock_filter``; ``SandboxError`` otherwise."""
+def program(machine: str, *, hide_peers: bool = False) -> bytes:
+    """The filter for ``machine`` (``uname -m``) as an array of ``struct sock_filter``; ``SandboxError`` otherwise.
+
+    ``hide_peers``: the program cannot learn who is at the other end of a unix socket.
+    """
     if machine not in _MACHINES:
         raise SandboxError(
             f"there is no system call filter for {machine!a}", hint=f"it exists for {' and '.join(_MACHINES)}"
@@ -154,6 +161,8 @@ def program(machine: str) -> bytes:
     code += _when(_SOCKET[column], _socket())
     for _, x86, arm, mode, flags_at in _MODES:
         code += _when((x86, arm)[column], _mode(mode, flags_at))
+    if hide_peers:
+        code += _when(_GETSOCKOPT[column], [_arg(2), *_unless(_PEER_OPTIONS, _ALLOW, _EPERM)])
     code.append(_ret(_ALLOW))
     return b"".join(struct.pack("=HBBI", op, jt, jf, k) for op, jt, jf, k in code)
 

@@ -208,7 +208,7 @@ class Node:
 @asynccontextmanager
 async def node(folder: Path, kind: type[Egress] = Egress) -> AsyncIterator[Node]:
     authority, sink = Authority(), Sink()
-    egress = kind(authority, sink)
+    egress = kind(authority, sink, folder)
     socket = folder / "broker.sock"
     await egress.serve(socket)
     assert egress._server is not None
