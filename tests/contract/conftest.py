@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 pytest.register_assert_rewrite("contract.clauses")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "issuer"
 
 if TYPE_CHECKING:
     from contract.desk import Desk, Run
@@ -34,6 +37,15 @@ def desk(subject: Subject, run: Run) -> Iterator[Desk]:
     made = Desk(subject, run)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def example_issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The package of the example is installed."""
+    from fakes.packages import installed_from
+
+    with installed_from(tmp_path_factory.mktemp("installed"), EXAMPLE):
+        yield
 
 
 @pytest.fixture

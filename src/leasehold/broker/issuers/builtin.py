@@ -1,4 +1,7 @@
-"""The issuers that come with Leasehold, in one list; each is made from its parameters and an administrative secret."""
+"""The issuers that come with Leasehold, in one list; each is made from its parameters and an administrative secret.
+
+What is not in the list may come with another package: see :mod:`leasehold.broker.issuers.plugins`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from leasehold.broker.issuers import plugins
 from leasehold.broker.issuers.checked import CheckedIssuer
 from leasehold.broker.issuers.ports import Issuer
+from leasehold.core.endpoints import ISSUERS
 from leasehold.core.errors import ConfigError
 from leasehold.core.secret import Secret
 from leasehold.core.text import printable
@@ -38,11 +43,12 @@ def make(kind: str, parameters: Mapping[str, object], secret: Secret) -> Checked
 
     ``secret``: the administrative one; an empty one will do to check parameters.
     """
-    if kind not in BUILTIN:
+    factory = BUILTIN.get(kind) or plugins.find(kind, {*BUILTIN, *ISSUERS})
+    if factory is None:
         raise ConfigError(printable(f"there is no issuer {kind}"), hint=f"there are: {', '.join(BUILTIN)}")
     table = Parameters(kind, parameters)
     try:
-        issuer = BUILTIN[kind](table, secret)
+        issuer = factory(table, secret)
     except ModuleNotFoundError as e:
         missing = str(e.name)
     else:
