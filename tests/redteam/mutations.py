@@ -140,7 +140,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         name="upstream not verified at all",
-        file="node/egress/clusters.py",
+        file="node/egress/shared.py",
         old="            validation_context=common_pb2.CertificateValidationContext(",
         new="            validation_context=None and common_pb2.CertificateValidationContext(",
         tests=(_A + "test_a_what_answers_at_the_address_has_to_prove_the_name",),

@@ -50,7 +50,7 @@ class Leasehold:
         if config is not None:
             self.config.write_text(config)
         self._binds = self._resolver() if dns else []
-        self._own(self.base)
+        self.own(self.base)
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -66,7 +66,7 @@ class Leasehold:
     def workspace(self, name: str = "w") -> Path:
         """A new, empty folder to work in, owned by the person."""
         path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.base / "work"))
-        self._own(path)
+        self.own(path)
         return path
 
     def run(
@@ -198,7 +198,7 @@ class Leasehold:
         path.write_text(f"nameserver {self.up.dns.address}\noptions timeout:1 attempts:1\n")
         return [(path, Path("/etc/resolv.conf"))]
 
-    def _own(self, path: Path) -> None:
+    def own(self, path: Path) -> None:
         """Give ``path`` and what is in it to the person."""
         if self.person is None:
             return

@@ -18,6 +18,8 @@ from servers.ca import TestCa
 from servers.process import Child, ServerError, free_port
 
 ADDRESS = "127.0.0.1"
+HOST = "db.forge.test"
+"""Its certificate is for this name too: a compartment's clients know the server by it."""
 ADMIN = "postgres"
 _BIN = Path("/usr/lib/postgresql/15/bin")
 _USER = "postgres"
@@ -56,7 +58,7 @@ class PostgresServer:
         self.ca = ca.path
         self.password = secrets.token_urlsafe(24)
         try:
-            self._initialise(*ca.leaf((ADDRESS,)))
+            self._initialise(*ca.leaf((ADDRESS, HOST)))
             self._child = Child([*_unprivileged(), str(_BIN / "postgres"), "-D", str(self._data)], log=self.log)
             self._child.wait_until(self._answers)
         except BaseException:

@@ -20,6 +20,8 @@ from servers.ca import TestCa
 from servers.process import Child, ServerError, free_port
 
 ADDRESS = "127.0.0.1"
+HOST = "cache.forge.test"
+"""Its certificate is for this name too: a compartment's clients know the server by it."""
 ADMIN = "operator"
 
 _SETTINGS = """
@@ -75,7 +77,7 @@ class RedisServer:
         ca = TestCa(self._folder)
         self.ca = ca.path
         self.password = secrets.token_urlsafe(24)
-        certificate, key = ca.leaf((ADDRESS,))
+        certificate, key = ca.leaf((ADDRESS, HOST))
         users = _USERS.format(admin=ADMIN, digest=hashlib.sha256(self.password.encode()).hexdigest())
         settings = _SETTINGS.format(
             address=ADDRESS, port=self.port, certificate=certificate, key=key, ca=self.ca, folder=self._folder,

@@ -42,7 +42,10 @@ _EXPIRE_S = 1.0
 _RESTART_WAIT_S = 0.2
 _LEDGER = "ledger.db"
 _SWEEPS_MAX = 8
-_COUNTER = re.compile(r"^http\.(?P<task>[a-z0-9]+)\.downstream_rq_total: (?P<count>\d+)$", re.MULTILINE)
+_COUNTER = re.compile(
+    r"^(?:http\.(?P<task>[a-z0-9]+)\.downstream_rq|tcp\.(?P<stream>[a-z0-9]+)\.downstream_cx)_total: (?P<count>\d+)$",
+    re.MULTILINE,
+)
 
 Answer = dict[str, Any]
 
@@ -255,17 +258,18 @@ class Daemon:
         return await asyncio.to_thread(resolve_reference, reference, self._vault, variable, reachable)
 
     async def _count(self, task: str) -> int | None:
-        """Envoy's own count of the task's requests; ``None`` when it cannot be asked."""
+        """Envoy's own count of the task's requests and connections; ``None`` when it cannot be asked."""
         try:
             reader, writer = await asyncio.open_unix_connection(str(self._envoy.admin_socket))
-            query = f"/stats?filter=^http\\.{task}\\.downstream_rq_total$"
+            query = f"/stats?filter=^(http|tcp)\\.{task}\\.downstream_(rq|cx)_total$"
             writer.write(f"GET {query} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
             body = (await asyncio.wait_for(reader.read(-1), 5)).decode(errors="replace")
             writer.close()
         except (OSError, TimeoutError):
             return None
-        found = [int(m["count"]) for m in _COUNTER.finditer(body.replace("\r", "")) if m["task"] == task]
-        return found[0] if found else None
+        matches = _COUNTER.finditer(body.replace("\r", ""))
+        found = [int(m["count"]) for m in matches if task in (m["task"], m["stream"])]
+        return sum(found) if found else None
 
     async def _keep_envoy(self) -> None:
         """A dead Envoy is started again and gets everything anew: access is restored, never widened."""

@@ -88,7 +88,7 @@ class Tasks:
         """
         now = self._clock()
         rules = _rules(plan)
-        ports = _ports(rule for _, rule in rules)
+        ports = _ports([rule for _, rule in rules])
         task = Task(
             id=self._new_id(),
             plan=plan,
@@ -360,9 +360,11 @@ def _rules(plan: TaskPlan) -> list[tuple[str | None, Rule]]:
     return [(c.name, rule) for c in plan.credentials for rule in c.endpoints] + [(None, rule) for rule in plan.hosts]
 
 
-def _ports(rules: Any) -> dict[int, str]:
-    """Port to scheme, of HTTP; 443 and 80 are always there, so that a denial can be explained."""
+def _ports(rules: Sequence[Rule]) -> dict[int, str]:
+    """Port to scheme, of HTTP; 443 and 80 also where no rule names them, so that a denial can be explained."""
     ports = {443: "https", 80: "http"}
+    if all(rule.scheme != "https" for rule in rules):
+        del ports[443]  # Envoy has no listener without a name that it could speak for
     for rule in rules:
         if rule.is_stream:
             continue

@@ -18,17 +18,20 @@ from leasehold.wiring.local import Daemon, every
 from .conftest import RUNS
 from .host import Host, Scenario
 
-_STATS = "http.{task}.downstream_rq_total: {count}\r\nhttp.other.downstream_rq_total: 9\r\n"
+_STATS = (
+    "http.{task}.downstream_rq_total: {count}\r\nhttp.other.downstream_rq_total: 9\r\n"
+    "tcp.{task}.downstream_cx_total: 1\r\ntcp.other.downstream_cx_total: 9\r\n"
+)
 
 
 def test_envoys_own_count_is_asked_for(run: Callable[[Scenario], None]) -> None:
     async def scenario(host: Host) -> None:
         assert await host.daemon._count("7f3k") is None
-        body = _STATS.format(task="7f3k", count=41)
+        body = _STATS.format(task="7f3k", count=40)
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             asked = await reader.readuntil(b"\r\n\r\n")
-            assert asked.startswith(b"GET /stats?filter=^http\\.")
+            assert asked.startswith(b"GET /stats?filter=^(http|tcp)\\.")
             writer.write(f"HTTP/1.1 200 OK\r\n\r\n{body}".encode())
             writer.close()
 

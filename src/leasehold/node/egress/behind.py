@@ -10,9 +10,11 @@ from typing import Any
 
 from leasehold.core.errors import EgressError
 from leasehold.node.egress import streams
-from leasehold.node.egress.model import Denied, Released, Upstream
+from leasehold.node.egress.confined import Confined
+from leasehold.node.egress.model import Denied, Leaf, Released, Upstream
 from leasehold.node.egress.pooler import Pooler
 from leasehold.node.egress.refusal import Refusal
+from leasehold.node.egress.relaying import Relay
 from leasehold.node.egress.usage import REFUSED_SOCKET
 from leasehold.node.egress.xds import Key
 
@@ -23,34 +25,55 @@ class Behind:
     def __init__(self, runtime: Path) -> None:
         self._runtime = runtime
         self._numbers = itertools.count(1)
-        self._poolers: dict[str, Pooler] = {}
+        self._processes: dict[str, list[Confined]] = {}
         self._refusals: dict[str, Refusal] = {}
-        self._watching: dict[str, asyncio.Task[None]] = {}
+        self._watching: dict[str, list[asyncio.Task[None]]] = {}
 
     async def open(
-        self, upstream: Upstream, released: Released, trusted_ca: str, lost: Callable[[Upstream], None]
+        self,
+        upstream: Upstream,
+        released: Released,
+        leaf: Leaf,
+        trusted_ca: str,
+        lost: Callable[[Upstream], None],
     ) -> list[Mapping[Key, Any]]:
         """Start what is needed; returns the changes of Envoy's configuration, in steps that wait for one another.
 
         ``lost`` is called when it ends by itself.
         """
         await self.close(upstream)
-        scheme, password = upstream.destination.scheme, released.secret
-        if scheme == "ssh":
+        destination, password = upstream.destination, released.secret
+        if destination.scheme == "ssh":
             return [streams.direct_cluster(upstream, released.addresses)]
         if password is None:
-            raise EgressError(f"there is no account for {scheme}", hint="this is a defect; please report it")
-        if scheme == "redis":
-            path = str(self._path("redis.sock"))
-            server = streams.redis_server(upstream, released.addresses, released.username, password, trusted_ca, path)
-            return [server, streams.pipe_cluster(upstream, path)]
-        if scheme != "postgres":
-            raise EgressError(f"{scheme} cannot be delivered yet", hint="this version has no relay for it")
-        pooler = Pooler(self._path("pooler"))
-        self._poolers[upstream.name] = pooler
-        await pooler.start(upstream.destination, released.addresses, released.username, password, trusted_ca)
-        self._watching[upstream.name] = asyncio.create_task(_watch(pooler, lambda: lost(upstream)))
-        return [streams.pipe_cluster(upstream, str(pooler.socket))]
+            raise EgressError(f"there is no account for {destination.host}", hint="this is a defect; please report it")
+        relay = Relay(self._path("relay"))
+        processes: list[Confined] = [relay]
+        self._processes[upstream.name] = processes
+        server: Mapping[Key, Any] = {}
+        if destination.scheme == "postgres":
+            pooler = Pooler(self._path("pooler"))
+            processes.append(pooler)
+            await pooler.log_in(destination, released.addresses, released.username, password, trusted_ca)
+            await relay.serve("postgres", leaf, {"upstream": str(pooler.socket)})
+        elif destination.scheme == "redis":
+            path = str(relay.folder / "server.sock")
+            server = streams.tls_server(upstream, released.addresses, trusted_ca, path)
+            account = {"username": released.username, "password": password.reveal().decode()}
+            await relay.serve("redis", leaf, {"upstream": path, **account})
+        else:
+            told = {
+                "host": destination.host,
+                "addresses": list(released.addresses),
+                "port": destination.port,
+                "ca": Path(trusted_ca).read_text(),
+                "username": released.username,
+                "password": password.reveal().decode(),
+            }
+            await relay.serve(destination.scheme, leaf, told, network=True)
+        watching = [asyncio.create_task(_watch(process, lambda: lost(upstream))) for process in processes]
+        self._watching[upstream.name] = watching
+        return [*([server] if server else []), streams.pipe_cluster(upstream, str(relay.socket))]
 
     async def refuse(self, upstream: Upstream, denied: Denied) -> dict[Key, Any]:
         """Say no to whoever connects."""
@@ -62,17 +85,16 @@ class Behind:
 
     async def close(self, upstream: Upstream) -> None:
         """End what is behind it, with all its connections; idempotent."""
-        if upstream.name in self._watching:
-            self._watching.pop(upstream.name).cancel()
+        for watching in self._watching.pop(upstream.name, ()):
+            watching.cancel()
         if upstream.name in self._refusals:
             self._refusals.pop(upstream.name).close()
-        if upstream.name in self._poolers:
-            await self._poolers.pop(upstream.name).stop()
+        await asyncio.gather(*(process.stop() for process in self._processes.pop(upstream.name, ())))
 
     def _path(self, kind: str) -> Path:
         return self._runtime / f"behind-{next(self._numbers)}-{kind}"
 
 
-async def _watch(pooler: Pooler, lost: Callable[[], None]) -> None:
-    await pooler.wait()
+async def _watch(process: Confined, lost: Callable[[], None]) -> None:
+    await process.wait()
     lost()

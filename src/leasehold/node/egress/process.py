@@ -76,6 +76,7 @@ def bootstrap(broker_socket: Path, admin_socket: Path) -> dict[str, Any]:
                 "inclusion_list": {
                     "patterns": [
                         {"safe_regex": {"regex": "http\\.[a-z0-9]+\\.downstream_rq_total"}},
+                        {"safe_regex": {"regex": "tcp\\.[a-z0-9]+\\.downstream_cx_total"}},
                         {"suffix": "logs_dropped"},
                         {"prefix": "server.memory"},
                         {"exact": "control_plane.connected_state"},

@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 from envoy.service.auth.v3 import external_auth_pb2
 from envoy.service.discovery.v3 import discovery_pb2
-from envoy.service.redis_auth.v3 import redis_external_auth_pb2
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 
@@ -38,6 +37,7 @@ class _Compartment:
     upstreams: dict[str, Upstream]
     states: dict[str, State]
     trusted_ca: str
+    leaves: Mapping[str, Leaf]
     listeners: dict[Key, Any]
     released: dict[str, Released] = field(default_factory=dict)
     opening: dict[str, asyncio.Task[Released | Denied]] = field(default_factory=dict)
@@ -85,6 +85,7 @@ class Egress:
             upstreams={upstream.name: upstream for upstream in upstreams},
             states=states,
             trusted_ca=trusted_ca,
+            leaves=leaves,
             listeners=changes,
         )
         self._compartments[task] = compartment
@@ -160,7 +161,9 @@ class Egress:
 
     async def _release(self, compartment: _Compartment, upstream: Upstream, released: Released) -> None:
         if upstream.destination.is_stream:
-            steps = await self._behind.open(upstream, released, compartment.trusted_ca, self._lost)
+            steps = await self._behind.open(
+                upstream, released, compartment.leaves[upstream.destination.host], compartment.trusted_ca, self._lost
+            )
         else:
             steps = [clusters.release(upstream, released.addresses, released.secret, compartment.trusted_ca)]
         for changes in steps:
@@ -280,13 +283,6 @@ def _answer(answer: Released | Denied) -> external_auth_pb2.CheckResponse:
     return response
 
 
-async def _any_password(_request: Any, _context: Any) -> redis_external_auth_pb2.RedisProxyExternalAuthResponse:
-    """A client is let in by where it is; what it sends as a password says nothing."""
-    answer = redis_external_auth_pb2.RedisProxyExternalAuthResponse()
-    answer.status.code = 0
-    return answer
-
-
 def _handlers(xds: ResourceServer, check: Any, usage: UsageLog) -> tuple[grpc.GenericRpcHandler, ...]:
     def reply(message: Message) -> bytes:
         return bytes(message.SerializeToString())
@@ -311,14 +307,6 @@ def _handlers(xds: ResourceServer, check: Any, usage: UsageLog) -> tuple[grpc.Ge
         grpc.method_handlers_generic_handler(
             "envoy.service.auth.v3.Authorization",
             {"Check": grpc.unary_unary_rpc_method_handler(answered, external_auth_pb2.CheckRequest.FromString, reply)},
-        ),
-        grpc.method_handlers_generic_handler(
-            "envoy.service.redis_auth.v3.RedisProxyExternalAuth",
-            {
-                "Authenticate": grpc.unary_unary_rpc_method_handler(
-                    _any_password, redis_external_auth_pb2.RedisProxyExternalAuthRequest.FromString, reply
-                )
-            },
         ),
         grpc.method_handlers_generic_handler(
             "opentelemetry.proto.collector.logs.v1.LogsService",

@@ -2,7 +2,7 @@
 
 Each connection asks for one cluster by name. While Envoy does not know it, it asks the broker (on-demand CDS), and the
 connection waits: that is the first use (DESIGN 4, step 6). What the cluster leads to is the protocol's own: a pooler
-that logs in, Envoy's Redis filter, the host itself, or a few bytes that say why not.
+that logs in, the host itself, or a few bytes that say why not.
 """
 
 from __future__ import annotations
@@ -11,20 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import address_pb2, base_pb2, grpc_service_pb2
+from envoy.config.core.v3 import address_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
-from envoy.extensions.filters.network.redis_proxy.v3 import redis_proxy_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
-from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
-from envoy.extensions.transport_sockets.starttls.v3 import starttls_pb2
-from google.protobuf.any_pb2 import Any as AnyProto
-from google.protobuf.struct_pb2 import Struct
-from xds.type.v3 import typed_struct_pb2
 
-from leasehold.core.secret import Secret
-from leasehold.node.egress.model import BROKER_CLUSTER, Leaf, Listen, Upstream
+from leasehold.node.egress.model import Leaf, Listen, Upstream
 from leasehold.node.egress.shared import (
     AUTHZ_TIMEOUT_S,
     access_log,
@@ -36,9 +29,6 @@ from leasehold.node.egress.shared import (
     upstream_tls,
 )
 from leasehold.node.egress.xds import CLUSTER, LISTENER, Key
-
-_REDIS_OPTIONS = "envoy.filters.network.redis_proxy"
-_POSTGRES = "type.googleapis.com/envoy.extensions.filters.network.postgres_proxy.v3alpha.PostgresProxy"
 
 
 def listener_name(task: str, upstream: Upstream) -> str:
@@ -58,7 +48,7 @@ def listeners(task: str, listen: Listen, upstreams: Sequence[Upstream], leaves: 
             address=_address(listen, upstream),
             per_connection_buffer_limit_bytes={"value": 1 << 20},
             listener_filters=[{"name": "task", "typed_config": task_state(task)}],
-            filter_chains=_chains(upstream, leaves[upstream.destination.host]),
+            filter_chains=_chains(task, upstream, leaves[upstream.destination.host]),
         )
         if upstream.destination.scheme == "redis":
             inspector = tls_inspector_pb2.TlsInspector()
@@ -83,39 +73,28 @@ def direct_cluster(upstream: Upstream, addresses: Sequence[str]) -> dict[Key, An
     return {(CLUSTER, upstream.name): _cluster(upstream.name, load)}
 
 
-def redis_server(
-    upstream: Upstream, addresses: Sequence[str], username: str, password: Secret, trusted_ca: str, path: str
-) -> dict[Key, Any]:
-    """The Redis filter behind a unix socket at ``path``, and the cluster of the server that it logs in to."""
-    name = f"{upstream.name}/server"
+def tls_server(upstream: Upstream, addresses: Sequence[str], trusted_ca: str, path: str) -> dict[Key, Any]:
+    """A unix socket at ``path`` that leads to the server, over TLS that is verified for its name."""
+    name = _server(upstream)
     cluster = _cluster(name, assignment(name, upstream.destination.port, addresses))
-    options = redis_proxy_pb2.RedisProtocolOptions(
-        auth_username=base_pb2.DataSource(inline_string=username),
-        auth_password=base_pb2.DataSource(inline_string=password.reveal().decode()),
-    )
-    cluster.typed_extension_protocol_options[_REDIS_OPTIONS].CopyFrom(pack(options))
     cluster.transport_socket.name = "tls"
     cluster.transport_socket.typed_config.CopyFrom(pack(upstream_tls(upstream.destination, trusted_ca)))
-    service = grpc_service_pb2.GrpcService(envoy_grpc={"cluster_name": BROKER_CLUSTER}, timeout={"seconds": 10})
-    proxy = redis_proxy_pb2.RedisProxy(
-        stat_prefix=upstream.name,
-        settings={"op_timeout": {"seconds": 3600}, "enable_redirection": False},
-        prefix_routes={"catch_all_route": {"cluster": name}},
-        # Whatever password a client sends is right: it is not what it is let in with.
-        external_auth_provider={"grpc_service": service},
-    )
+    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix="server", cluster=name, idle_timeout={"seconds": 0})
     listener = listener_pb2.Listener(
         name=name,
         address=address_pb2.Address(pipe={"path": path, "mode": 0o600}),
-        filter_chains=[{"filters": [{"name": _REDIS_OPTIONS, "typed_config": pack(proxy)}]}],
+        filter_chains=[{"filters": [{"name": "tcp", "typed_config": pack(proxy)}]}],
     )
     return {(CLUSTER, name): cluster, (LISTENER, name): listener}
 
 
 def withdraw(upstream: Upstream) -> dict[Key, None]:
     """What removes all of it but the compartment's listener."""
-    server = f"{upstream.name}/server"
-    return {(CLUSTER, upstream.name): None, (CLUSTER, server): None, (LISTENER, server): None}
+    return {(LISTENER, _server(upstream)): None, (CLUSTER, upstream.name): None, (CLUSTER, _server(upstream)): None}
+
+
+def _server(upstream: Upstream) -> str:
+    return f"{upstream.name}/server"
 
 
 def _address(listen: Listen, upstream: Upstream) -> address_pb2.Address:
@@ -131,22 +110,10 @@ def _address(listen: Listen, upstream: Upstream) -> address_pb2.Address:
     )
 
 
-def _chains(upstream: Upstream, leaf: Leaf) -> list[listener_components_pb2.FilterChain]:
-    """Clients with and without TLS are served, each in its protocol's way."""
+def _chains(task: str, upstream: Upstream, leaf: Leaf) -> list[listener_components_pb2.FilterChain]:
+    """A Redis client begins with TLS or does not; the others ask for it within their protocol, behind this."""
     scheme = upstream.destination.scheme
-    filters = [{"name": "tcp", "typed_config": pack(_proxy(upstream))}]
-    if scheme == "postgres":
-        config = {"stat_prefix": "postgres", "enable_sql_parsing": False, "downstream_ssl": "ALLOW"}
-        starttls = starttls_pb2.StartTlsConfig(
-            cleartext_socket_config=raw_buffer_pb2.RawBuffer(), tls_socket_config=downstream_tls(leaf)
-        )
-        return [
-            listener_components_pb2.FilterChain(
-                name="postgres",
-                transport_socket={"name": "starttls", "typed_config": pack(starttls)},
-                filters=[{"name": "postgres", "typed_config": _by_name(_POSTGRES, config)}, *filters],
-            )
-        ]
+    filters = [{"name": "tcp", "typed_config": pack(_proxy(task, upstream))}]
     plain = listener_components_pb2.FilterChain(name="plain", filters=filters)
     if scheme != "redis":
         return [plain]
@@ -159,9 +126,9 @@ def _chains(upstream: Upstream, leaf: Leaf) -> list[listener_components_pb2.Filt
     return [encrypted, plain]
 
 
-def _proxy(upstream: Upstream) -> tcp_proxy_pb2.TcpProxy:
+def _proxy(task: str, upstream: Upstream) -> tcp_proxy_pb2.TcpProxy:
     return tcp_proxy_pb2.TcpProxy(
-        stat_prefix="stream",
+        stat_prefix=task,
         cluster=upstream.name,
         on_demand={"odcds_config": ads(), "timeout": {"seconds": AUTHZ_TIMEOUT_S}},
         idle_timeout={"seconds": 0},
@@ -178,10 +145,3 @@ def _cluster(name: str, load: endpoint_pb2.ClusterLoadAssignment) -> cluster_pb2
         per_connection_buffer_limit_bytes={"value": 1 << 20},
         load_assignment=load,
     )
-
-
-def _by_name(type_url: str, config: Mapping[str, Any]) -> AnyProto:
-    """A message that has no class here: Envoy reads it by the names of its fields."""
-    value = Struct()
-    value.update(config)
-    return pack(typed_struct_pb2.TypedStruct(type_url=type_url, value=value))

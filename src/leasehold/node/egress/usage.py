@@ -59,7 +59,8 @@ _SENT = ("via_upstream", "upstream_", "downstream_")
 
 
 class UsageLog:
-    """Receives the access log. ``counts`` is the number of HTTP records seen for each task."""
+    """Receives the access log. ``counts``: for each task, how many requests, and connections of other protocols, were
+    seen."""
 
     def __init__(self, sink: UsageSink, on_failure: Callable[[str], None]) -> None:
         self._sink = sink
@@ -151,7 +152,7 @@ def _stream(key: tuple[str, ...], samples: Sequence[tuple[float, int, int]]) -> 
         upstream="" if reason else cluster,
         reason=reason,
         host=cluster.rpartition("/")[2],
-        method="",
+        method="CONNECT",
         target="",
         status=0,
         count=len(samples),

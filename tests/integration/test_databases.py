@@ -1,0 +1,171 @@
+"""Databases from a compartment: real clients connect with no password, as a role that was made for their task."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from contract.postgres_subject import DatabaseSubject
+from contract.redis_subject import RedisSubject
+from integration.databases import Database, configure
+from servers import postgres, redis
+from servers.harness import Leasehold
+from servers.redis import RedisServer
+
+if TYPE_CHECKING:
+    from servers.people import Person
+    from servers.postgres import PostgresServer
+    from servers.upstreams import Upstreams
+
+_PYTHON = sys.executable
+
+
+@pytest.fixture(scope="module")
+def orders(postgres_server: PostgresServer) -> Iterator[Database]:
+    subject = DatabaseSubject(postgres_server)
+    server = subject.server
+    yield Database(
+        name="orders",
+        protocol="postgres",
+        host=postgres.HOST,
+        port=server.port,
+        subject=subject,
+        authority=server.ca,
+    )
+    subject.close()
+
+
+@pytest.fixture(scope="module")
+def cache() -> Iterator[Database]:
+    server = RedisServer()
+    subject = RedisSubject(server)
+    yield Database(
+        name="cache", protocol="redis", host=redis.HOST, port=server.port, subject=subject, authority=server.ca
+    )
+    subject.close()
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def lh(upstreams: Upstreams, orders: Database, cache: Database, person: Person | None) -> Iterator[Leasehold]:
+    with Leasehold(upstreams, "api", person=person) as harness:
+        configure(harness, upstreams, orders, cache)
+        yield harness
+
+
+def psql(lh: Leasehold, orders: Database, *statements: str, options: str = "") -> subprocess.CompletedProcess[str]:
+    where = f"host={orders.host} port={orders.port} dbname=orders {options}"
+    commands = (part for statement in statements for part in ("-c", statement))
+    return lh.run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", where, *commands)
+
+
+def redis_cli(lh: Leasehold, cache: Database, *command: str) -> subprocess.CompletedProcess[str]:
+    return lh.run("redis-cli", "-h", cache.host, "-p", str(cache.port), *command)
+
+
+def records(lh: Leasehold, task: str) -> list[dict[str, Any]]:
+    answer = lh.cli("audit", "query", "--task", task, "--json")
+    return [json.loads(line) for line in answer.stdout.splitlines()]
+
+
+def task_of(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.split("task ", 1)[1].split(" ", 1)[0]
+
+
+class TestPostgres:
+    """psql and psycopg, as they are."""
+
+    def test_a_client_without_a_password_is_the_tasks_own_role(self, lh: Leasehold, orders: Database) -> None:
+        done = psql(lh, orders, "SELECT session_user", "SELECT count(*) FROM shop.orders")
+        assert done.returncode == 0, done.stderr
+        role, count = done.stdout.split()
+        assert role.startswith(f"lh_{task_of(done)}_") and count.isdigit()
+        assert role not in orders.subject.accounts()
+        assert "orders   1 request" in done.stderr and "revoked at the provider" in done.stderr
+        events = [(record["event"], record["outcome"]) for record in records(lh, task_of(done))]
+        assert [event for event, _ in events] == [
+            "task:opened",
+            "credential:first-use",
+            "lease:issued",
+            "credential:used",
+            "lease:revoked",
+            "task:closed",
+        ]
+
+    @pytest.mark.parametrize("options", ["sslmode=disable", "sslmode=require", "user=root password=x", "user=postgres"])
+    def test_whatever_the_client_says_of_tls_and_password(self, lh: Leasehold, orders: Database, options: str) -> None:
+        done = psql(lh, orders, "SELECT session_user", options=options)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("lh_")
+
+    def test_a_client_that_verifies_the_server_knows_it(self, lh: Leasehold, orders: Database) -> None:
+        where = f"host={orders.host} port={orders.port} dbname=orders sslmode=verify-full sslrootcert=system"
+        script = f"import psycopg; print(psycopg.connect('{where}').execute('SELECT session_user').fetchone()[0])"
+        done = lh.run(_PYTHON, "-c", script)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("lh_")
+
+    def test_what_was_not_granted_is_refused_by_the_database(self, lh: Leasehold, orders: Database) -> None:
+        done = psql(lh, orders, "SELECT * FROM private.payroll")
+        assert done.returncode != 0 and "permission denied" in done.stderr
+
+    def test_a_driver_works_with_many_connections_and_one_role(self, lh: Leasehold, orders: Database) -> None:
+        script = (
+            "import psycopg, concurrent.futures as f\n"
+            "def who(_):\n"
+            f"    with psycopg.connect(host='{orders.host}', port={orders.port}, dbname='orders', user='me') as c:\n"
+            "        return c.execute('SELECT session_user').fetchone()[0]\n"
+            "with f.ThreadPoolExecutor(8) as pool: print(*set(pool.map(who, range(8))))\n"
+        )
+        done = lh.run(_PYTHON, "-c", script)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.split()) == 1 and done.stdout.startswith("lh_")
+        assert "orders   8 requests" in done.stderr
+
+    @pytest.mark.parametrize("user", ["pgbouncer", "postgres", "root"])
+    def test_the_poolers_console_is_closed(self, lh: Leasehold, orders: Database, user: str) -> None:
+        """It would show the password, and it lets in whoever has the pooler's own user."""
+        where = f"host={orders.host} port={orders.port} dbname=pgbouncer user={user}"
+        for command in ("SHOW FDS", "SHOW CONFIG", "SHOW DATABASES"):
+            done = lh.run("psql", "-XAtq", "-d", where, "-c", command)
+            assert done.returncode != 0, done.stdout
+            assert "there is no such database" in done.stderr
+
+    def test_a_name_that_is_no_database_of_the_task_is_not_there(self, lh: Leasehold, orders: Database) -> None:
+        done = lh.run("psql", "-XAtq", "-d", f"host=127.0.0.1 port={orders.port} dbname=orders", "-c", "SELECT 1")
+        assert done.returncode != 0 and "refused" in done.stderr
+
+
+class TestRedis:
+    """redis-cli and redis-py, as they are."""
+
+    def test_a_client_without_a_password_is_the_tasks_own_user(self, lh: Leasehold, cache: Database) -> None:
+        done = redis_cli(lh, cache, "SET", "orders:1", "tea")
+        assert (done.returncode, done.stdout.strip()) == (0, "OK"), done.stderr
+        assert "cache    1 request" in done.stderr and "revoked at the provider" in done.stderr
+        assert not [name for name in cache.subject.accounts() if name.startswith("lh_")]
+
+    @pytest.mark.parametrize("word", [("-a", "x"), ("--user", "root", "--pass", "x"), ("--tls",)], ids="-".join)
+    def test_whatever_the_client_says_of_tls_and_password(
+        self, lh: Leasehold, cache: Database, word: tuple[str, ...]
+    ) -> None:
+        done = redis_cli(lh, cache, *word, "SET", "orders:1", "tea")
+        assert (done.returncode, done.stdout.strip()) == (0, "OK"), done.stderr
+
+    def test_what_was_not_granted_is_refused_by_the_server(self, lh: Leasehold, cache: Database) -> None:
+        done = redis_cli(lh, cache, "GET", "customers:1")
+        assert "NOPERM" in done.stdout + done.stderr
+
+    def test_a_driver_works(self, lh: Leasehold, cache: Database) -> None:
+        script = (
+            f"import redis; r = redis.Redis(host='{cache.host}', port={cache.port}, password='any')\n"
+            "r.set('orders:2', 'x' * 100000); print(len(r.get('orders:2')))\n"
+            "r.delete('orders:n'); p = r.pipeline(transaction=False); [p.incr('orders:n') for _ in range(50)]; print(p.execute()[-1])\n"
+        )
+        done = lh.run(_PYTHON, "-c", script)
+        assert (done.returncode, done.stdout.split()) == (0, ["100000", "50"]), done.stderr
