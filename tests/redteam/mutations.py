@@ -24,8 +24,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         name="no scrubbing",
         file="node/egress/clusters.py",
-        old="*upstream_filters(upstream.inject, secret_name(upstream), _ads()),",
-        new="*upstream_filters(upstream.inject, secret_name(upstream), _ads())[:2],",
+        old="*upstream_filters(upstream.inject, secret_name(upstream), ads()),",
+        new="*upstream_filters(upstream.inject, secret_name(upstream), ads())[:2],",
         tests=(_C + "test_c11_no_reflection_brings_it_back",),
     ),
     Mutation(
@@ -133,7 +133,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         name="upstream not verified by name",
-        file="node/egress/clusters.py",
+        file="node/egress/shared.py",
         old="                match_typed_subject_alt_names=[",
         new="                match_typed_subject_alt_names=[][:0] and [",
         tests=(_A + "test_a_what_answers_at_the_address_has_to_prove_the_name",),

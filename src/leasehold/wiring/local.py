@@ -101,6 +101,7 @@ class Daemon:
         await self._envoy.start()
         self._spawn(self._keep_envoy())
         self._spawn(every(_EXPIRE_S, self._expire))
+        self._spawn(every(_EXPIRE_S, self._renew))
         self._spawn(self._keep_leases())
         self._spawn(every(_REFRESH_S, self._egress.refresh))
 
@@ -327,6 +328,14 @@ class Daemon:
         except AuditError as e:
             # What cannot be recorded does not go on: the end of the daemon is the end of all access.
             print(f"the end of a lease was not recorded: {e.message}", file=sys.stderr)
+            self.stopping.set()
+
+    async def _renew(self) -> None:
+        """Apart from expiry, which waits for no provider."""
+        try:
+            await self._tasks.renew()
+        except AuditError as e:
+            print(f"the renewal of a lease was not recorded: {e.message}", file=sys.stderr)
             self.stopping.set()
 
     async def _secret_set(self, message: dict[str, Any]) -> Answer:

@@ -7,8 +7,9 @@ import datetime
 import ipaddress
 import os
 import secrets
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from leasehold.broker.audit.rules import redact_target
 from leasehold.broker.lease.machine import State
 from leasehold.broker.lease.model import Lease, Refusal
 from leasehold.broker.lease.service import Leases
-from leasehold.core.errors import GrantRefused
+from leasehold.core.errors import AuditError, GrantRefused, LeaseholdError
 from leasehold.core.model import Credential, InjectBasic, Rule, TaskPlan
 from leasehold.core.secret import Secret
 from leasehold.node.egress.certificates import CompartmentCA
@@ -41,6 +42,7 @@ _REASONS = {
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 _SYNTHETIC = ipaddress.ip_address("198.18.0.2")
 _RECONCILE_S = 3.0
+_RETIRE_S = 5.0
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Tasks:
         self.egress = Egress(self, self, runtime)
         self.open_tasks: dict[str, Task] = {}
         self._closing: dict[str, Task] = {}
+        self._background: set[asyncio.Task[Any]] = set()
 
     async def open(self, plan: TaskPlan, *, uid: int, netns_fd: int | None, java: bool) -> tuple[Task, dict[str, Any]]:
         """Steps 2 and 4: the task is recorded, its snapshot is built and acknowledged. Returns it and the reply.
@@ -166,9 +169,45 @@ class Tasks:
             task = self.open_tasks.get(lease.task)
             if task is None:
                 continue  # it is being closed
-            self.egress.end(task.id, lease.credential)
-            task.expired[lease.credential] = now
-            self._leases.end(lease, _credential(task, lease.credential))
+            over = now >= lease.until
+            self.egress.end(task.id, lease.credential, for_good=over)
+            if over:
+                task.expired[lease.credential] = now
+                self._leases.end(lease, _credential(task, lease.credential))
+            else:
+                self._leases.lapse(lease)
+                self._spawn(self._leases.take_back([lease]))
+
+    async def renew(self) -> None:
+        """Replace what ends before its task does, while what is under way goes on; ``AuditError`` as in ``expire``."""
+        await asyncio.gather(*(self._renew(lease) for lease in self._leases.renewable(self._clock())))
+
+    async def _renew(self, old: Lease) -> None:
+        task = self.open_tasks.get(old.task)
+        if task is None:
+            return
+        try:
+            new = await self._leases.renew(old, _credential(task, old.credential))
+            if new is None:
+                return
+            for upstream in task.upstreams.values():
+                if upstream.credential == old.credential:
+                    await self.egress.replace(task.id, upstream.name, _delivered(upstream, new))
+        except AuditError:
+            raise
+        except LeaseholdError as e:
+            print(f"{old.credential} of {old.task} was not renewed: {e.message}", file=sys.stderr, flush=True)
+            return
+        self._spawn(self._retire(old))
+
+    async def _retire(self, old: Lease) -> None:
+        await asyncio.sleep(_RETIRE_S)  # a request that is on its way has the old one
+        await self._leases.take_back([old])
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        running = asyncio.create_task(work)
+        self._background.add(running)
+        running.add_done_callback(self._background.discard)
 
     async def first_use(self, task: str, upstream: Upstream) -> Released | Denied:
         """Step 6, for :class:`~leasehold.node.egress.ports.Authority`."""
@@ -183,15 +222,7 @@ class Tasks:
             if isinstance(answer, Refusal):
                 return Denied(code=answer.code, message=answer.message, hint=answer.hint)
             username = answer.username
-            if upstream.destination.is_stream:
-                secret = answer.secret
-            elif upstream.inject is None:
-                raise GrantRefused(f"{credential.name} has no way of delivery", hint="add inject to its endpoint")
-            else:
-                inject = upstream.inject
-                if username and isinstance(inject, InjectBasic):
-                    inject = InjectBasic(username=username)
-                secret = secret_header_value(inject, answer.secret)
+            secret = _delivered(upstream, answer)
             found.first_use.setdefault(credential.name, self._clock())
         addresses = await self.addresses(upstream)
         if not addresses:
@@ -349,6 +380,18 @@ class Tasks:
             "alarm": task.alarm,
             "secrets_exposed": 0,
         }
+
+
+def _delivered(upstream: Upstream, lease: Lease) -> Secret:
+    """The lease's secret in the form in which this upstream gets it."""
+    if upstream.destination.is_stream:
+        return lease.secret
+    inject = upstream.inject
+    if inject is None:
+        raise GrantRefused(f"{lease.credential} has no way of delivery", hint="add inject to its endpoint")
+    if lease.username and isinstance(inject, InjectBasic):
+        inject = InjectBasic(username=lease.username)
+    return secret_header_value(inject, lease.secret)
 
 
 def _credential(task: Task, name: str) -> Credential:

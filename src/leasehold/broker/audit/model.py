@@ -42,6 +42,7 @@ class Event(enum.StrEnum):
     CONNECTION_DENIED = "connection:denied"
     CREDENTIAL_EXPIRED = "credential:expired"
     CREDENTIAL_FIRST_USE = "credential:first-use"
+    CREDENTIAL_RENEWED = "credential:renewed"
     CREDENTIAL_USED = "credential:used"
     DAEMON_STARTED = "daemon:started"
     DAEMON_STOPPED = "daemon:stopped"
@@ -80,6 +81,13 @@ _USE = {
     "received": Kind.COUNT,
     "sent": Kind.COUNT,
 }
+_DECISION = {
+    "credential": Kind.TEXT,
+    "role": Kind.TEXT,
+    "environment": Kind.TEXT,
+    "policy": Kind.TEXT,
+    "reason": Kind.TEXT,
+}
 _LEASE = {
     "lease": Kind.TEXT,
     "credential": Kind.TEXT,
@@ -104,9 +112,8 @@ SHAPES: Mapping[Event, Shape] = MappingProxyType(
         Event.CANARY_SEEN: _task(name=Kind.TEXT, place=Kind.TEXT, host=Kind.HOST, count=Kind.COUNT),
         Event.CONNECTION_DENIED: _task(reason=Kind.TEXT, **_USE),
         Event.CREDENTIAL_EXPIRED: _task(credential=Kind.TEXT),
-        Event.CREDENTIAL_FIRST_USE: _task(
-            credential=Kind.TEXT, role=Kind.TEXT, environment=Kind.TEXT, policy=Kind.TEXT, reason=Kind.TEXT
-        ),
+        Event.CREDENTIAL_FIRST_USE: _task(**_DECISION),
+        Event.CREDENTIAL_RENEWED: _task(**_DECISION),
         Event.CREDENTIAL_USED: _task(credential=Kind.TEXT, **_USE),
         Event.DAEMON_STARTED: _host(pid=Kind.COUNT),
         Event.DAEMON_STOPPED: _host(pid=Kind.COUNT),

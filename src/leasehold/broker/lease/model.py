@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from leasehold.broker.lease.machine import Entry, Revocability
 from leasehold.core.secret import Secret
+
+_RENEW_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """One credential issued for one task. Times are Unix seconds.
 
-    ``username``: whose ``secret`` it is, where the provider made an account. ``entry``: in the ledger, of what has to
-    be taken back at a provider.
+    ``expires``: when the provider lets it end; ``until``: how long the task may have it, renewed if need be.
+    ``username``: whose ``secret`` it is, where the provider made an account. Where it has several parts, ``secret`` is
+    all of them, by name, as JSON. ``entry``: in the ledger, of what has to be taken back at a provider.
     """
 
     task: str
@@ -21,9 +25,16 @@ class Lease:
     secret: Secret
     issued: float
     expires: float
+    until: float
     revocability: Revocability
     username: str = ""
     entry: Entry | None = None
+
+    @property
+    def renew_at(self) -> float:
+        """When to ask for the next one: well before this one ends; never, when the task may not have it for longer."""
+        life = self.expires - self.issued
+        return self.expires - max(min(_RENEW_S, life / 2), life / 4) if self.expires < self.until - 1 else math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

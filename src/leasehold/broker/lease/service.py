@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from leasehold.broker.audit.log import AuditLog
@@ -19,6 +20,7 @@ from leasehold.core.model import AgentClass, Credential
 from leasehold.core.secret import Secret
 
 _TAKE_BACK_S = 10.0
+_RETRY_S = 5.0
 
 Resolve = Callable[[str, str], Awaitable[Secret]]
 """Task id and reference to the secret."""
@@ -30,6 +32,8 @@ class _Held:
     deadline: float
     leases: dict[str, Lease] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    until: dict[str, float] = field(default_factory=dict)
+    patience: dict[str, float] = field(default_factory=dict)
     turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
 
@@ -61,24 +65,31 @@ class Leases:
     async def _use(self, held: _Held, task: str, credential: Credential) -> Lease | Refusal:
         now = self._clock()
         lease = held.leases.get(credential.name)
-        if lease is not None:
-            return lease if now < lease.expires else self._over(task, credential)
+        if lease is not None and now < lease.expires:
+            return lease
+        if now >= held.until.get(credential.name, now + 1):
+            return self._over(task, credential)
+        return await self._new(held, task, credential)
+
+    async def _new(self, held: _Held, task: str, credential: Credential) -> Lease | Refusal:
+        now = self._clock()
+        event = Event.CREDENTIAL_RENEWED if credential.name in held.leases else Event.CREDENTIAL_FIRST_USE
         question = Question(agent_class=held.agent_class, credential=credential, now=now, deadline=held.deadline)
         decision = decide(question)
         if decision.verdict is not Verdict.ALLOW:
-            self._record(task, credential, Outcome.DENIED, policy=decision.policy, reason=decision.message)
+            self._record(event, task, credential, Outcome.DENIED, policy=decision.policy, reason=decision.message)
             code = "approval-needed" if decision.verdict is Verdict.NEEDS_APPROVAL else "policy-denied"
             return Refusal(code=code, message=f"{credential.name}: {decision.message}", hint=decision.hint)
         try:
             secret = await self._resolve(task, credential.secret)
         except LeaseholdError as e:
-            self._record(task, credential, Outcome.FAILED, policy=decision.policy, reason=e.code)
+            self._record(event, task, credential, Outcome.FAILED, policy=decision.policy, reason=e.code)
             raise
         # Secrets take their time: the task may be over by now.
         if self._is_over(task, held):
             return _TASK_ENDED
         # Appended before the create and the release: what cannot be recorded is not given (DESIGN 6).
-        self._record(task, credential, Outcome.ALLOWED, policy=decision.policy, reason="")
+        self._record(event, task, credential, Outcome.ALLOWED, policy=decision.policy, reason="")
         lease = await self._lease(held, task, credential, secret)
         if self._is_over(task, held):
             await self.take_back([lease])
@@ -92,25 +103,27 @@ class Leases:
     async def _lease(self, held: _Held, task: str, credential: Credential, secret: Secret) -> Lease:
         """Of a static credential ``secret`` itself; else what its provider makes for the administrative ``secret``."""
         now = self._clock()
-        expires = min(held.deadline, now + credential.max_ttl_s)
+        until = held.until.setdefault(credential.name, min(held.deadline, now + credential.max_ttl_s))
         if credential.issuer == "static":
             return Lease(
                 task=task,
                 credential=credential.name,
                 secret=secret,
                 issued=now,
-                expires=expires,
+                expires=until,
+                until=until,
                 revocability=Revocability.STOPS_BEING_INJECTED,
             )
-        live = await self._issuing.issue(task, credential, secret, expires)
+        live = await self._issuing.issue(task, credential, secret, until)
         material = live.issued.material
         username = material.get("username")
         return Lease(
             task=task,
             credential=credential.name,
-            secret=material["token"] if "token" in material else material["password"],
+            secret=_value(material),
             issued=now,
-            expires=live.entry.expires,
+            expires=min(live.entry.expires, until),
+            until=until,
             revocability=live.entry.revocability,
             username=username.reveal().decode() if username else "",
             entry=live.entry,
@@ -129,6 +142,38 @@ class Leases:
             lease.credential: each.result().state if each.done() else State.REVOKING
             for lease, each in zip(made, ending, strict=True)
         }
+
+    def renewable(self, now: float) -> list[Lease]:
+        """Leases to be renewed now: the provider lets them end before the task has to give them up."""
+        return [
+            lease
+            for held in self._tasks.values()
+            for lease in held.leases.values()
+            if now >= max(lease.renew_at, held.patience.get(lease.credential, 0.0))
+            and now < lease.expires
+            and lease.credential not in held.ended
+        ]
+
+    async def renew(self, old: Lease, credential: Credential) -> Lease | None:
+        """The next one, decided and recorded like the first; ``None`` when there is none, or none any more.
+
+        The old one is the caller's to take back, when nobody uses it any longer. An error is tried again, later.
+        """
+        held = self._tasks.get(old.task)
+        if held is None:
+            return None
+        async with held.turns[credential.name]:
+            if held.leases.get(credential.name) is not old:
+                return None
+            held.patience[credential.name] = self._clock() + _RETRY_S
+            new = await self._new(held, old.task, credential)
+            return new if isinstance(new, Lease) else None
+
+    def lapse(self, lease: Lease) -> None:
+        """It is over before its successor came: the next use asks for one."""
+        held = self._tasks.get(lease.task)
+        if held is not None and held.leases.get(lease.credential) is lease:
+            del held.leases[lease.credential]
 
     def close(self, task: str) -> list[Lease]:
         """Forget the task's leases; returns what it held."""
@@ -157,9 +202,11 @@ class Leases:
         hint = f"A task may use it for {credential.max_ttl_s} s (max_ttl). Start a new task."
         return Refusal(code="access-ended", message=f"{credential.name}: {message}", hint=hint)
 
-    def _record(self, task: str, credential: Credential, outcome: Outcome, *, policy: str, reason: str) -> None:
+    def _record(
+        self, event: Event, task: str, credential: Credential, outcome: Outcome, *, policy: str, reason: str
+    ) -> None:
         self._audit.append(
-            Event.CREDENTIAL_FIRST_USE,
+            event,
             outcome=outcome,
             task=task,
             credential=credential.name,
@@ -168,3 +215,11 @@ class Leases:
             policy=policy,
             reason=reason,
         )
+
+
+def _value(material: Mapping[str, Secret]) -> Secret:
+    """What is delivered, in one piece."""
+    for name in ("token", "password"):
+        if name in material:
+            return material[name]
+    return Secret(json.dumps({name: value.reveal().decode() for name, value in material.items()}).encode())

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 
 from leasehold.core.errors import EgressError, LeaseholdError
+from leasehold.core.secret import Secret
 from leasehold.node.egress import clusters, snapshot, streams
 from leasehold.node.egress.behind import Behind
 from leasehold.node.egress.model import Denied, Leaf, Listen, Released, State, Upstream
@@ -115,17 +116,18 @@ class Egress:
         compartment.released.clear()
         self._xds.update(gone)
 
-    def end(self, task: str, credential: str) -> None:
+    def end(self, task: str, credential: str, *, for_good: bool = True) -> None:
         """Step 9 for one credential: deny its routes, cut its hosts' open streams, take cluster and secret away.
 
-        In this order, one push each: no request finds a route without what the route needs.
+        In this order, one push each: no request finds a route without what the route needs. Unless ``for_good``, the
+        next use asks anew.
         """
         compartment = self._compartments.get(task)
         if compartment is None:
             return
         over = [upstream for upstream in compartment.upstreams.values() if upstream.credential == credential]
         for upstream in over:
-            compartment.states[upstream.name] = State.CLOSED
+            compartment.states[upstream.name] = State.CLOSED if for_good else State.PENDING
             compartment.released.pop(upstream.name, None)
             if upstream.name in compartment.opening:
                 compartment.opening[upstream.name].cancel()  # whoever waits for it is told that access has ended
@@ -140,6 +142,14 @@ class Egress:
         compartment.listeners.update(cut)
         for changes in (tables, cut, gone):
             self._xds.update(changes)
+
+    async def replace(self, task: str, upstream: str, secret: Secret) -> None:
+        """Inject another secret from now on; requests that are under way go on as they began."""
+        compartment = self._compartments.get(task)
+        released = compartment.released.get(upstream) if compartment else None
+        if compartment is not None and released is not None:
+            renewed = Released(addresses=released.addresses, secret=secret, username=released.username)
+            await self._release(compartment, compartment.upstreams[upstream], renewed)
 
     async def refresh(self) -> None:
         """Look the addresses of live upstreams up again; what changed is dialled anew."""

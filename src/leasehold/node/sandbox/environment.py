@@ -32,6 +32,8 @@ _TRUSTING = (
     "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "NPM_CONFIG_CAFILE", "DENO_CERT",
 )  # fmt: skip
 _TRUST = dict.fromkeys(_TRUSTING, CA_FILE)
+# Between an agent and its relay TLS only costs; where a client is told to ask for it, it gets it.
+_PLAIN = {"PGSSLMODE": "disable"}
 
 # What usually holds a credential, an address of one, or a way to one (PLACES: environment, sockets, pipelines).
 _CREDENTIAL = r"""(?:.*_)?(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|DSN|PAT|COOKIE|SESSION)
@@ -100,7 +102,7 @@ def agent_environment(
     passed |= {name: value for name, value in host.items() if name.startswith("LC_") and name not in passed}
     passed |= {name: host[name] for name in _PATHS if name in host and visible(host[name])}
     ours = {"PATH": agent_path(host.get("PATH", ""), visible), "HOME": home, "USER": user, "LOGNAME": user}
-    return {"SHELL": "/bin/sh", "TERM": "dumb"} | passed | dict(profile) | dict(placeholders) | ours | _TRUST
+    return {"SHELL": "/bin/sh", "TERM": "dumb"} | _PLAIN | passed | dict(profile) | dict(placeholders) | ours | _TRUST
 
 
 def agent_path(path: str, visible: Callable[[str], bool]) -> str:

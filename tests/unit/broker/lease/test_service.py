@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from leasehold.broker.lease import service
 from leasehold.broker.lease.machine import Revocability, State
 from leasehold.broker.lease.model import Lease, Refusal
 from leasehold.broker.lease.service import Leases
-from leasehold.core.errors import AuditError, SecretUnavailable
+from leasehold.core.errors import AuditError, IssuerError, SecretUnavailable
 from leasehold.core.limits import Limits
 from leasehold.core.model import AgentClass, Credential, Environment, Role
 from leasehold.core.secret import Secret
@@ -259,3 +260,75 @@ def test_what_is_not_taken_back_in_time_is_left_to_the_sweep(broker: Broker, mon
 def test_where_nothing_was_made_nothing_is_taken_back(broker: Broker) -> None:
     lease = broker.leased()
     assert asyncio.run(broker.leases.take_back([lease])) == {}
+
+
+def short_lived(broker: Broker) -> Lease:
+    """A provider that gives 300 s where the task may have it for 900."""
+    broker.provider_admin = b"administrator"
+    broker.provider.extra_s = -600
+    return broker.leased(ORDERS)
+
+
+def test_what_the_provider_ends_early_is_renewed_before_it_does(broker: Broker) -> None:
+    old = short_lived(broker)
+    assert (old.expires, old.until) == (OPENED + 300, OPENED + 900)
+    assert broker.leases.renewable(OPENED + 224) == []
+    broker.now = OPENED + 225
+    assert broker.leases.renewable(broker.now) == [old]
+    new = asyncio.run(broker.leases.renew(old, ORDERS))
+    assert new is not None and new.secret != old.secret
+    assert (new.until, new.expires) == (OPENED + 900, OPENED + 300)  # the provider's clock is the fake's
+    assert broker.leased(ORDERS) is new
+    assert len(broker.provider.names()) == 2, "whoever uses the old one is not cut off"
+    asyncio.run(broker.leases.take_back([old]))
+    assert broker.provider.names() == {new.username}
+    events = [record.event for record in broker.audit.query(Filter()).records]
+    assert events == [
+        "credential:first-use",
+        "lease:issued",
+        "credential:renewed",
+        "lease:issued",
+        "lease:revoked",
+    ]
+    # A second caller with the old one, and a task that has gone, get none.
+    assert asyncio.run(broker.leases.renew(old, ORDERS)) is None
+    broker.leases.close("one")
+    assert asyncio.run(broker.leases.renew(new, ORDERS)) is None
+
+
+def test_what_lasts_as_long_as_the_task_may_have_it_is_not_renewed(broker: Broker) -> None:
+    broker.provider_admin = b"administrator"
+    lease = broker.leased(ORDERS)
+    assert broker.leases.renewable(lease.expires - 1) == []
+
+
+def test_a_renewal_that_fails_is_tried_again_later_and_the_lease_is_kept(broker: Broker) -> None:
+    old = short_lived(broker)
+    broker.now += 230
+    broker.provider.down = True
+    with pytest.raises(IssuerError):
+        asyncio.run(broker.leases.renew(old, ORDERS))
+    assert broker.leases.renewable(broker.now) == []
+    broker.now += 5
+    assert broker.leases.renewable(broker.now) == [old]
+    assert broker.leased(ORDERS) is old
+
+
+def test_one_that_was_over_before_its_successor_came_is_asked_for_anew(broker: Broker) -> None:
+    old = short_lived(broker)
+    broker.now += 300
+    assert broker.leases.expired(broker.now) == [old]
+    assert broker.leases.renewable(broker.now) == []
+    broker.leases.lapse(old)
+    broker.leases.lapse(old)  # once more changes nothing
+    assert broker.leases.expired(broker.now) == []
+    broker.provider.extra_s = 0
+    assert broker.leased(ORDERS) is not old
+    broker.now = OPENED + 900
+    assert broker.refused(ORDERS) == "access-ended"
+
+
+def test_several_parts_are_delivered_as_one(broker: Broker) -> None:
+    parts = {"private_key": Secret(b"k"), "certificate": Secret(b"c")}
+    assert json.loads(service._value(parts).reveal()) == {"private_key": "k", "certificate": "c"}
+    assert service._value({**parts, "token": Secret(b"t")}).reveal() == b"t"
