@@ -77,6 +77,19 @@ def task_of(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.split("task ", 1)[1].split(" ", 1)[0]
 
 
+def test_the_operator_can_ask_whether_it_would_work(lh: Leasehold) -> None:
+    done = lh.cli("credential", "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = lh.config.parent / "cache.secret"
+    right = wrong.read_bytes()
+    wrong.write_bytes(b"something else")
+    try:
+        done = lh.cli("credential", "check")
+        assert done.returncode != 0 and "cache" in done.stdout + done.stderr
+    finally:
+        wrong.write_bytes(right)
+
+
 class TestPostgres:
     """psql and psycopg, as they are."""
 

@@ -29,12 +29,13 @@ from leasehold.broker.vault.references import resolve as resolve_reference
 from leasehold.broker.vault.store import Vault
 from leasehold.core.config import read_operator
 from leasehold.core.errors import AuditError, EgressError, LeaseholdError, LedgerError, UsageError
+from leasehold.core.model import Credential
 from leasehold.core.secret import Secret
 from leasehold.node.egress.process import EnvoyProcess
 from leasehold.node.guard import handback
 from leasehold.wiring.connection import Connection
 from leasehold.wiring.following import follow, tail
-from leasehold.wiring.plans import plan_task
+from leasehold.wiring.plans import check_issuers, plan_task
 from leasehold.wiring.tasks import Task, Tasks
 
 _REFRESH_S = 30.0
@@ -187,6 +188,8 @@ class Daemon:
             if message["mode"] == "netns" and netns is None:
                 raise UsageError("no network namespace came with the task", hint="client and broker differ in version")
             plan = plan_task(message)
+            if any(credential.issuer != "static" for credential in plan.credentials):
+                await asyncio.to_thread(check_issuers, plan.credentials)  # it may have to load a driver
             task, reply = await self._tasks.open(plan, uid=peer.uid, netns_fd=netns, java=bool(message.get("java")))
             self._peers[task.id] = peer
             await connection.send(reply)
@@ -354,7 +357,7 @@ class Daemon:
         return {}
 
     async def _credential_check(self, message: dict[str, Any]) -> Answer:
-        """Whether each secret can be had now; never the value."""
+        """Whether each secret can be had now, and its issuer's provider takes it; never the value."""
         operator = read_operator(Path(str(message["config"])))
         wanted = message.get("name")
         found = []
@@ -363,7 +366,9 @@ class Daemon:
                 continue
             problem: dict[str, str] | None = None
             try:
-                await asyncio.to_thread(resolve_reference, credential.secret, self._vault, lambda _name: None)
+                secret = await asyncio.to_thread(resolve_reference, credential.secret, self._vault, lambda _name: None)
+                if credential.issuer != "static":
+                    await _ask_provider(credential, secret)
             except LeaseholdError as e:
                 problem = e.as_dict()
             found.append({"name": credential.name, "reference": credential.secret, "error": problem})
@@ -408,6 +413,14 @@ async def every(pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except EgressError as e:
             print(f"Envoy was not brought up to date: {e.message}", file=sys.stderr)
+
+
+async def _ask_provider(credential: Credential, secret: Secret) -> None:
+    issuer = await asyncio.to_thread(make, credential.issuer, dict(credential.parameters), secret)
+    try:
+        await issuer.check()
+    finally:
+        await issuer.close()
 
 
 def _boot() -> float:

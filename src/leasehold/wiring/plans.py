@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from leasehold.broker.issuers.builtin import make
 from leasehold.core.config import narrow, read_operator, read_project
-from leasehold.core.errors import GrantRefused
+from leasehold.core.errors import ConfigError, GrantRefused
 from leasehold.core.limits import LIMITS
 from leasehold.core.model import (
     AgentClass,
@@ -21,6 +23,7 @@ from leasehold.core.model import (
     TaskPlan,
 )
 from leasehold.core.profiles import Profile, key_variables, profile_for
+from leasehold.core.secret import Secret
 
 _LONGEST_S = {
     AgentClass.LOCAL: LIMITS.local_ttl_s_max,
@@ -28,6 +31,8 @@ _LONGEST_S = {
     AgentClass.REMEDIATION: LIMITS.remediation_ttl_s_max,
 }
 PROJECT_FILE = "leasehold.toml"
+# Parameters are lists and tables, which cannot be looked up by hash.
+_checked: deque[Credential] = deque(maxlen=64)
 
 
 def plan_task(message: dict[str, Any]) -> TaskPlan:
@@ -62,6 +67,17 @@ def plan_task(message: dict[str, Any]) -> TaskPlan:
         network=operator.network,
         sandbox=sandbox,
     )
+
+
+def check_issuers(credentials: Sequence[Credential]) -> None:
+    """``ConfigError`` for parameters that their issuer does not take; asks no provider. May take a while."""
+    for credential in credentials:
+        if credential.issuer != "static" and credential not in _checked:
+            try:
+                make(credential.issuer, dict(credential.parameters), Secret(b""))
+            except ConfigError as e:
+                raise ConfigError(f"credentials.{credential.name}: {e.message}", hint=e.hint) from None
+            _checked.append(credential)
 
 
 def _agent_class(name: str) -> AgentClass:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from leasehold.core.errors import ConfigError, GrantRefused, UsageError
-from leasehold.core.model import AgentClass, Rule, SandboxSettings, TaskPlan
-from leasehold.wiring.plans import plan_task
+from leasehold.core.model import AgentClass, Credential, Environment, Role, Rule, SandboxSettings, TaskPlan
+from leasehold.wiring.plans import check_issuers, plan_task
 
 _OPERATOR = """
 [trust]
@@ -172,3 +172,26 @@ def test_basic_authentication_is_the_authorization_header(ask: Ask, tmp_path: Pa
     config.write_text(with_basic)
     config.chmod(0o600)
     assert [key.variable for key in ask(config=str(config)).placeholders] == ["CLAUDE_CODE_OAUTH_TOKEN"]
+
+
+def database(**parameters: object) -> Credential:
+    given = {"server": "postgresql://issuer@db.example/orders", "grants": ["CONNECT"], **parameters}
+    return Credential(
+        name="orders",
+        issuer="postgres",
+        secret="vault:orders",
+        environment=Environment.STAGING,
+        role=Role.EXECUTE,
+        max_ttl_s=900,
+        endpoints=(Rule(host="db.example", port=5432, scheme="postgres"),),
+        parameters=tuple(given.items()),
+    )
+
+
+def test_what_an_issuer_does_not_take_is_refused_before_anything_starts() -> None:
+    check_issuers([database()])
+    check_issuers([database()])
+    with pytest.raises(ConfigError, match=r"credentials\.orders: issuer\(postgres\).*conections"):
+        check_issuers([database(), database(conections=1)])
+    with pytest.raises(ConfigError, match="grants"):
+        check_issuers([database(grants=["SUPERUSER"])])
