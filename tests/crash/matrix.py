@@ -95,4 +95,4 @@ async def _next_broker(told: dict[str, Any]) -> None:
     await issuing.take_over(later)
     while await issuing.sweep():
         pass
-    issuing.close()
+    await issuing.stop()

@@ -13,7 +13,7 @@ import string
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.model import Event, Outcome
@@ -22,6 +22,7 @@ from leasehold.broker.issuers.ports import NAME_PREFIX, Issued, Order
 from leasehold.broker.lease import machine
 from leasehold.broker.lease.machine import Entry, State
 from leasehold.broker.lease.ports import Ledger, StaleEntry
+from leasehold.broker.lease.providers import Make, Providers
 from leasehold.broker.lease.sealing import Recipes
 from leasehold.core.errors import IssuerError, LeaseholdError
 from leasehold.core.model import Credential
@@ -37,12 +38,6 @@ _BEGIN_S = 5.0
 """Between an intent and the call of its provider; what took longer is given up."""
 _CLAIM_S = CREATE_TIMEOUT_S + _BEGIN_S + 2 * REVOKE_TIMEOUT_S
 _AT_ONCE = 8
-
-
-class Make(Protocol):
-    """Makes an issuer; see :func:`leasehold.broker.issuers.builtin.make`."""
-
-    def __call__(self, kind: str, parameters: Mapping[str, object], secret: Secret) -> CheckedIssuer: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +79,7 @@ class Issuing:
         self._opening = asyncio.Lock()
         self._audit = audit
         self._recipes = recipes
-        self._make = make
+        self._providers = Providers(make, clocks.boot)
         self._clock = clocks.wall
         self._clocks = clocks
         self._at = at
@@ -96,10 +91,8 @@ class Issuing:
 
         ``IssuerError``, ``LedgerError`` or ``AuditError`` when it cannot be; what may be there by then is taken back.
         """
-        parameters = dict(credential.parameters)
-        issuer = self._make(credential.issuer, parameters, admin)
-        try:
-            recipe = _Recipe(kind=credential.issuer, parameters=parameters, admin=admin)
+        recipe = _Recipe(kind=credential.issuer, parameters=dict(credential.parameters), admin=admin)
+        async with self._providers.issuer(recipe.kind, recipe.parameters, admin) as issuer:
             entry = self._intent(task, credential, issuer, recipe, expires)
             began = self._clocks.boot()
             self._at("intent-before")
@@ -115,8 +108,6 @@ class Issuing:
                 raise
             finally:
                 self._creating.discard(entry.id)
-        finally:
-            await issuer.close()
 
     def _intent(
         self, task: str, credential: Credential, issuer: CheckedIssuer, recipe: _Recipe, expires: float
@@ -185,6 +176,11 @@ class Issuing:
         if self._ledger is not None:
             await self._ask(lambda ledger: ledger.beat(self.owner, self._clock()))
 
+    async def stop(self) -> None:
+        """Let go of providers and of the ledger; idempotent."""
+        await self._providers.close()
+        self.close()
+
     def close(self) -> None:
         """Let go of the ledger; idempotent."""
         if self._ledger is not None:
@@ -207,6 +203,7 @@ class Issuing:
         """
         if self._ledger is None:
             return 0
+        await self._providers.rest()
         now = self._clock()
         claimed = await self._ask(lambda ledger: ledger.claim(now, _AT_ONCE, self.owner, now + _CLAIM_S))
         await asyncio.gather(*(self._work(entry) for entry in claimed))
@@ -223,17 +220,12 @@ class Issuing:
     async def _revoke(self, entry: Entry) -> Entry:
         try:
             recipe = _Recipe.read(self._recipes.open(entry.id, entry.recipe))
-            issuer = self._make(recipe.kind, recipe.parameters, recipe.admin)
+            async with self._providers.issuer(recipe.kind, recipe.parameters, recipe.admin) as issuer:
+                self._at("revoke-before")
+                is_gone = await issuer.revoke(entry.name, recipe.kept)
+                self._at("revoke-after")
         except LeaseholdError as e:
             return await self._failed(entry, e)
-        try:
-            self._at("revoke-before")
-            is_gone = await issuer.revoke(entry.name, recipe.kept)
-            self._at("revoke-after")
-        except LeaseholdError as e:
-            return await self._failed(entry, e)
-        finally:
-            await issuer.close()
         now = self._clock()
         if is_gone:
             after = machine.gone(entry, now)
