@@ -113,7 +113,7 @@ class Daemon:
             await self._tasks.close(task, reason="the broker stopped", exit_code=None)
         await self._egress.stop()
         await self._envoy.stop()
-        self._issuing.close()
+        await self._issuing.stop()
         self._audit.append(Event.DAEMON_STOPPED, outcome=Outcome.DONE, pid=os.getpid())
         self._audit.close()
 
