@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from contract.mysql_subject import MariaSubject
 from contract.postgres_subject import DatabaseSubject
 from contract.redis_subject import RedisSubject
 from integration.databases import Database, configure
-from servers import postgres, redis
+from servers import mariadb, postgres, redis
 from servers.harness import Leasehold
+from servers.mariadb import MariaServer
 from servers.redis import RedisServer
 
 if TYPE_CHECKING:
@@ -52,9 +54,22 @@ def cache() -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def lh(upstreams: Upstreams, orders: Database, cache: Database, person: Person | None) -> Iterator[Leasehold]:
+def shop() -> Iterator[Database]:
+    server = MariaServer()
+    subject = MariaSubject(server)
+    yield Database(
+        name="shop", protocol="mysql", host=mariadb.HOST, port=server.port, subject=subject, authority=server.ca
+    )
+    subject.close()
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def lh(
+    upstreams: Upstreams, orders: Database, cache: Database, shop: Database, person: Person | None
+) -> Iterator[Leasehold]:
     with Leasehold(upstreams, "api", person=person) as harness:
-        configure(harness, upstreams, orders, cache)
+        configure(harness, upstreams, orders, cache, shop)
         yield harness
 
 
@@ -182,3 +197,32 @@ class TestRedis:
         )
         done = lh.run(_PYTHON, "-c", script)
         assert (done.returncode, done.stdout.split()) == (0, ["100000", "50"]), done.stderr
+
+
+class TestMysql:
+    """mysql and PyMySQL, as they are."""
+
+    @pytest.mark.parametrize("word", [(), ("-u", "root", "-px"), ("--ssl",)], ids="-".join)
+    def test_whatever_the_client_says_it_is_the_tasks_own_user(
+        self, lh: Leasehold, shop: Database, word: tuple[str, ...]
+    ) -> None:
+        where = ("-h", shop.host, "-P", str(shop.port), *word, "shop_eu")
+        done = lh.run("mysql", *where, "-BNe", "SELECT CURRENT_USER(), COUNT(*) FROM orders")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"lh_{task_of(done)}_")
+        assert "shop     1 request" in done.stderr and "revoked at the provider" in done.stderr
+        assert not [name for name in shop.subject.accounts() if name.startswith("lh_")]
+
+    def test_what_was_not_granted_is_refused_by_the_server(self, lh: Leasehold, shop: Database) -> None:
+        done = lh.run("mysql", "-h", shop.host, "-P", str(shop.port), "-BNe", "SELECT * FROM mysql.user")
+        assert done.returncode != 0 and "denied" in done.stderr
+
+    @pytest.mark.parametrize("how", ["", "password='any'", "ssl_ca='/etc/ssl/certs/ca-certificates.crt'"])
+    def test_a_driver_works(self, lh: Leasehold, shop: Database, how: str) -> None:
+        script = (
+            "import pymysql\n"
+            f"c = pymysql.connect(host='{shop.host}', port={shop.port}, user='me', database='shop_eu', {how})\n"
+            "k = c.cursor(); k.execute('SELECT REPEAT(%s, 3000000)', 'x'); print(len(k.fetchone()[0]))\n"
+        )
+        done = lh.run(_PYTHON, "-c", script)
+        assert (done.returncode, done.stdout.strip()) == (0, "3000000"), done.stderr
