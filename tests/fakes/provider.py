@@ -20,7 +20,8 @@ ADMIN = Secret(b"administrator")
 
 
 class Provider:
-    """``down``: every call fails. ``extra_s``: how much longer than asked it lets a credential last.
+    """``down``: every call fails. ``extra_s``: how much longer than asked it lets a credential last; ``outlasts_s``:
+    how much its issuer says that this may be.
 
     ``meanwhile``: what happens while it is at work on one, before it is there. ``keeps``: it takes back only what it is
     shown the receipt of.
@@ -31,6 +32,7 @@ class Provider:
         folder.mkdir(exist_ok=True)
         self.down = False
         self.extra_s = 0.0
+        self.outlasts_s = 0.0
         self.keeps = False
         self.revocability = Revocability.NOW
         self.meanwhile: Callable[[], Awaitable[object] | None] = lambda: None
@@ -53,6 +55,7 @@ class _Issuer:
         self._provider = provider
         self._admin = admin
         self.revocability = provider.revocability
+        self.outlasts_s = provider.outlasts_s
 
     async def check(self) -> None:
         self._allowed()

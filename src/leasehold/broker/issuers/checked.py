@@ -34,6 +34,8 @@ class CheckedIssuer:
         self.kind: str = issuer.kind
         self.revocability: Revocability = issuer.revocability
         self.scope: frozenset[str] = issuer.scope
+        can_end = self.revocability in (Revocability.NOW, Revocability.NEXT_USE)
+        self.outlasts_s: float = getattr(issuer, "outlasts_s", 0.0) if can_end else 0.0
 
     async def check(self) -> None:
         """See :meth:`Issuer.check`."""
@@ -42,7 +44,7 @@ class CheckedIssuer:
     async def issue(self, order: Order) -> Issued:
         """See :meth:`Issuer.issue`; what is wider or lasts longer than ordered is revoked at once, and an error."""
         issued = await self._ask("issue", self._issuer.issue(order), self._create_s)
-        wrong = _wider(order, issued)
+        wrong = _wider(order, issued, self.outlasts_s)
         if wrong:
             await self.revoke(order.name, issued.kept)
             raise self._error(
@@ -82,8 +84,9 @@ class CheckedIssuer:
         return IssuerError(f"issuer({self.kind}) {verb}: {message}", hint=hint)
 
 
-def _wider(order: Order, issued: Issued) -> str:
-    if not issued.expires <= order.expires + _CLOCK_SLACK_S:  # what is no number is not within the limit either
+def _wider(order: Order, issued: Issued, outlasts_s: float) -> str:
+    # What is no number is not within the limit either.
+    if not issued.expires <= order.expires + outlasts_s + _CLOCK_SLACK_S:
         return f"{issued.expires - order.expires:.0f} s more than asked"
     more = sorted(issued.scope - order.scope)
     return f"more than asked: {', '.join(more)}" if more else ""

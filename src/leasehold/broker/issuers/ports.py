@@ -50,6 +50,9 @@ class Issuer(Protocol):
 
     Each method raises ``IssuerError`` when the provider refuses or cannot be reached, and may be called again with the
     same arguments after a crash at any point.
+
+    One that can take back what it gave may have ``outlasts_s`` besides: by how many seconds that may outlast an order,
+    at a provider that lets nothing end as soon as is ordered. The ledger takes it back when the order's time is over.
     """
 
     kind: str

@@ -127,7 +127,8 @@ class Issuing:
             state=State.INTENDED,
             epoch=0,
             created=now,
-            expires=expires,
+            # What nobody can take back, because the answer was lost, may last as long as the provider lets it.
+            expires=expires + issuer.outlasts_s,
             due=now + _UNSURE_S,
         )
 
@@ -144,7 +145,7 @@ class Issuing:
         self._at("create-after")
         kept = replace(recipe, kept=issued.kept) if issued.kept else None
         full = self._recipes.seal(entry.id, kept.written()) if kept else b""
-        active = machine.activated(entry, issued.expires, full)
+        active = machine.activated(entry, issued.expires, full, due=expires)
         # Appended before it is released: what cannot be recorded is not given.
         self._record(active, Event.LEASE_ISSUED, Outcome.DONE)
         self._at("record-before")

@@ -73,10 +73,14 @@ class Entry:
     error: str = ""
 
 
-def activated(entry: Entry, expires: float, recipe: bytes = b"") -> Entry:
-    """The provider has created it, to last until ``expires``. ``recipe``: with what the provider said, if it did."""
+def activated(entry: Entry, expires: float, recipe: bytes = b"", *, due: float | None = None) -> Entry:
+    """The provider has created it, to last until ``expires``. ``recipe``: with what the provider said, if it did.
+
+    ``due``: when it is to be taken back, where the provider lets nothing end as soon as that.
+    """
     _only(entry, State.INTENDED)
-    return _next(entry, state=State.ACTIVE, expires=expires, due=expires, recipe=recipe or entry.recipe)
+    due = expires if due is None else min(due, expires)
+    return _next(entry, state=State.ACTIVE, expires=expires, due=due, recipe=recipe or entry.recipe)
 
 
 def renewed(entry: Entry, expires: float) -> Entry:

@@ -67,6 +67,12 @@ class Provider:
         self.asked.append("close")
 
 
+class Outlasting(Provider):
+    """What it gives may last an hour more than was ordered."""
+
+    outlasts_s = 3600.0
+
+
 VERBS: dict[str, Callable[[CheckedIssuer], Awaitable[Any]]] = {
     "check": lambda issuer: issuer.check(),
     "issue": lambda issuer: issuer.issue(ORDER),
@@ -138,6 +144,29 @@ def test_wider_or_longer_is_taken_back_at_once(issued: Issued, said: str) -> Non
     provider = Provider(issued=issued)
     assert said in refused(provider, "issue").message
     assert provider.asked == ["issue lh_one", "revoke lh_one"]
+
+
+@pytest.mark.parametrize(
+    ("revocability", "longer_s", "said"),
+    [
+        (Revocability.NOW, 3600, ""),
+        (Revocability.NEXT_USE, 3600, ""),
+        (Revocability.NOW, 3660, "3660 s more than asked"),
+        (Revocability.NOW, math.inf, "inf s more than asked"),
+        (Revocability.NOW, math.nan, "nan s more than asked"),
+        (Revocability.TTL_ONLY, 3600, "3600 s more than asked"),
+        (Revocability.ROLE_WIDE, 3600, "3600 s more than asked"),
+    ],
+)
+def test_only_what_can_be_taken_back_may_outlast_its_order(
+    revocability: Revocability, longer_s: float, said: str
+) -> None:
+    issued = replace(TRUE, expires=ORDER.expires + longer_s)
+    provider = Outlasting(issued=issued, revocability=revocability)
+    if said:
+        assert said in refused(provider, "issue").message
+    else:
+        assert ask(provider, "issue") is issued
 
 
 def test_what_was_wider_and_cannot_be_taken_back_is_an_error_too() -> None:

@@ -143,6 +143,31 @@ def test_what_lasts_longer_than_asked_is_taken_back_at_once(broker: Broker) -> N
     assert broker.states() == [State.REVOKED]
 
 
+def test_what_outlasts_its_order_is_taken_back_when_the_order_is_over(broker: Broker) -> None:
+    broker.provider.extra_s = broker.provider.outlasts_s = 3600.0
+    entry = broker.issue().entry
+    assert (entry.due, entry.expires) == (NOW + 900, NOW + 4500)
+    broker.now += 899
+    assert broker.sweep() == 0
+    broker.now += 1
+    assert broker.sweep() == 1
+    assert broker.provider.names() == set()
+    assert broker.states() == [State.REVOKED]
+
+
+def test_what_outlasts_its_order_and_was_lost_is_not_over_before_it_is(broker: Broker) -> None:
+    broker.provider.keeps = True
+    broker.provider.extra_s = broker.provider.outlasts_s = 3600.0
+    with pytest.raises(_Killed):
+        asyncio.run(broker.again("two", at=_killed_at("record-before")).issue("7f3k2a", ORDERS, ADMIN, NOW + 900))
+    third = broker.again("three")
+    asyncio.run(third.take_over(0.0))
+    for now, worked, state in ((400, 1, State.REVOKING), (4499, 0, State.REVOKING), (4500, 1, State.EXPIRED)):
+        broker.now = NOW + now
+        assert broker.sweep(third) == worked
+        assert broker.states() == [state]
+
+
 def test_what_is_created_after_a_sweep_has_looked_is_taken_back_and_not_released(broker: Broker) -> None:
     other = broker.again("two")
 

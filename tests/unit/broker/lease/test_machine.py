@@ -92,6 +92,13 @@ def test_a_lease_is_due_when_it_is_over() -> None:
     assert (longer.state, longer.expires, longer.due) == (State.ACTIVE, NOW + 1800, NOW + 1800)
 
 
+def test_what_outlasts_its_order_is_due_before_it_ends() -> None:
+    for due, expires, when in ((None, 800, 800), (900, 4500, 900), (900, 800, 800)):
+        active = activated(INTENT, NOW + expires, due=None if due is None else NOW + due)
+        assert (active.due, active.expires) == (NOW + when, NOW + expires)
+    assert waiting(ending(active, NOW)).due == active.expires
+
+
 @pytest.mark.parametrize("before", [INTENT, activated(INTENT, NOW + 800)], ids=["intended", "active"])
 def test_what_ends_is_taken_back_at_once(before: Entry) -> None:
     revoking = ending(before, NOW + 5)
