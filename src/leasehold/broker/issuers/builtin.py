@@ -85,7 +85,30 @@ def _redis(parameters: Parameters, secret: Secret) -> Issuer:
     )
 
 
+def _github_app(parameters: Parameters, secret: Secret) -> Issuer:
+    from leasehold.broker.issuers import github_app
+    from leasehold.broker.issuers.rest import Rest
+
+    server = parameters.text_or("https://api.github.com", "server", lambda text: _https(text, ("", "/api/v3")))
+    if not parameters.has("installation"):
+        raise parameters.error("the key installation is missing", "its settings at GitHub end with its number")
+    allowed = [github_app.parse(text) for text in _grants(parameters, lambda text: str(github_app.parse(text)))]
+    try:
+        github_app.rectangle(allowed)
+        return github_app.GithubAppIssuer(
+            Rest(server, parameters.text_or(SYSTEM_CA, "ca", _file), github_app.HEADERS),
+            secret,
+            client=parameters.text("client_id", _client_id),
+            installation=parameters.number("installation", _positive, 0),
+            allowed=allowed,
+        )
+    except Wrong as e:
+        problem, hint = str(e), e.hint
+    raise parameters.error(problem, hint, "grants")
+
+
 BUILTIN: dict[str, Factory] = {
+    "github-app": _github_app,
     "postgres": _postgres,
     "redis": _redis,
 }
@@ -123,6 +146,34 @@ def _url(text: str, schemes: tuple[str, ...], port: int, *, database: bool = Tru
     if not (_WORD.fullmatch(found[3]) if database else parts.path in ("", "/")):
         raise Wrong(f"expected {'a' if database else 'no'} database, found something else", hint)
     return found
+
+
+def _https(text: str, paths: tuple[str, ...] = ("",)) -> str:
+    """``https://HOST[:PORT]`` with one of these paths behind it, and nothing else; a slash at its end is taken off."""
+    hint = f"write https://HOST:PORT{paths[-1]}"
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise Wrong("expected a URL, found something else", hint) from None
+    path = parts.path.removesuffix("/")
+    if parts.scheme != "https" or not _HOST.fullmatch(host) or "@" in parts.netloc or path not in paths:
+        raise Wrong("expected the https:// address of the API, found something else", hint)
+    if parts.query or parts.fragment or not text.isprintable():
+        raise Wrong("expected a URL without query and fragment, found something else", hint)
+    return f"https://{host}{f':{port}' if port else ''}{path}"
+
+
+def _client_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.]{1,64}", text):
+        raise Wrong("expected the client ID of an App, found something else", "such as Iv23liABCDEFGHIJKLMN")
+    return text
+
+
+def _positive(value: int) -> int:
+    if not 1 <= value < 1 << 63:
+        raise Wrong(f"expected a number from 1 on, found {value}")
+    return value
 
 
 def _connections(value: int) -> int:

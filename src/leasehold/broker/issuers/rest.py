@@ -1,0 +1,58 @@
+"""JSON over HTTPS, for issuers: RFC 9110, RFC 8259.
+
+What a provider could do with its answers, and cannot: send the request, and the secret in it, somewhere else (no
+redirects, no proxies from the environment, no cookies), fill the memory, hold a connection for ever, or speak through
+our errors: they carry a status at most, never its words.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+
+import httpx
+
+from leasehold.broker.issuers.answers import BYTES_MAX, Answer, read
+from leasehold.core.errors import IssuerError
+
+_TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+UNREACHABLE = "the server cannot be reached, or its certificate does not verify"
+
+
+class Rest:
+    """A provider's API below ``server``, a URL. ``ca``: path of the PEM file that it is verified against."""
+
+    def __init__(self, server: str, ca: str, headers: Mapping[str, str] | None = None) -> None:
+        self._server = server
+        self._ca = ca
+        self._headers = {"accept": "application/json", "user-agent": "leasehold", **(headers or {})}
+        self._client: httpx.AsyncClient | None = None
+
+    async def ask(self, method: str, path: str, *, authorization: str = "", body: object = None) -> Answer:
+        """The answer, whatever its status is; ``IssuerError`` when there is none."""
+        headers = {"authorization": authorization} if authorization else {}
+        try:
+            if self._client is None:
+                context = ssl.create_default_context(cafile=self._ca)
+                self._client = httpx.AsyncClient(
+                    verify=context, trust_env=False, follow_redirects=False, timeout=_TIMEOUT, headers=self._headers
+                )
+            # Each request by itself: a cookie of one is of no concern to the next.
+            self._client.cookies.clear()
+            async with self._client.stream(method, f"{self._server}{path}", headers=headers, json=body) as response:
+                data = b""
+                async for piece in response.aiter_bytes():
+                    data += piece
+                    if len(data) > BYTES_MAX:
+                        break
+                return read(response.status_code, data, response.headers.get("date", ""))
+        except (httpx.HTTPError, OSError):
+            failure = IssuerError(UNREACHABLE, hint="look at the parameters server and ca")
+        # Behind the except block: the request that the original holds has the secret in it.
+        raise failure
+
+    async def close(self) -> None:
+        """Close its connection; idempotent."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
