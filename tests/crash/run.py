@@ -12,11 +12,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from contract.postgres_subject import DatabaseSubject  # noqa: E402  # the path above comes first
+from contract.mysql_subject import MariaSubject  # noqa: E402  # the path above comes first
+from contract.postgres_subject import DatabaseSubject  # noqa: E402
 from contract.redis_subject import RedisSubject  # noqa: E402
 from contract.subject import Subject  # noqa: E402
 from crash.matrix import Case, cases  # noqa: E402
 from crash.worker import POINTS  # noqa: E402
+from servers.mariadb import MariaServer  # noqa: E402
 from servers.postgres import PostgresServer  # noqa: E402
 from servers.redis import RedisServer  # noqa: E402
 
@@ -29,6 +31,14 @@ def _postgres(stack: ExitStack, server: PostgresServer) -> Subject:
     return subject
 
 
+def _mysql(stack: ExitStack, _server: PostgresServer) -> Subject:
+    server = MariaServer()
+    stack.callback(server.close)
+    subject = MariaSubject(server)
+    stack.callback(subject.close)
+    return subject
+
+
 def _redis(stack: ExitStack, _server: PostgresServer) -> Subject:
     server = RedisServer()
     stack.callback(server.close)
@@ -37,7 +47,7 @@ def _redis(stack: ExitStack, _server: PostgresServer) -> Subject:
     return subject
 
 
-SUBJECTS: dict[str, Open] = {"postgres": _postgres, "redis": _redis}
+SUBJECTS: dict[str, Open] = {"postgres": _postgres, "mysql": _mysql, "redis": _redis}
 
 
 def main() -> int:

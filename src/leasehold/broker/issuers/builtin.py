@@ -74,6 +74,19 @@ def _postgres(parameters: Parameters, secret: Secret) -> Issuer:
     )
 
 
+def _mysql(parameters: Parameters, secret: Secret) -> Issuer:
+    from leasehold.broker.issuers import mysql, mysql_grants
+
+    host, port, user, _ = parameters.text("server", lambda text: _url(text, ("mysql", "mariadb"), 3306, database=False))
+    return mysql.MysqlIssuer(
+        mysql.Server(host=host, port=port, user=user, ca=parameters.text_or(SYSTEM_CA, "ca", _file)),
+        secret,
+        allowed=[mysql_grants.parse(text) for text in _grants(parameters, lambda text: str(mysql_grants.parse(text)))],
+        connections=parameters.number("connections", _connections, 10),
+        client_host=parameters.text_or("%", "client_host", _client_host),
+    )
+
+
 def _redis(parameters: Parameters, secret: Secret) -> Issuer:
     from leasehold.broker.issuers import redis, redis_grants
 
@@ -107,10 +120,32 @@ def _github_app(parameters: Parameters, secret: Secret) -> Issuer:
     raise parameters.error(problem, hint, "grants")
 
 
+def _vault(parameters: Parameters, secret: Secret) -> Issuer:
+    from leasehold.broker.issuers import vault
+
+    pairs = parameters.some("fields", _field) or ("username=username", "password=password")
+    fields = dict(pair.split("=") for pair in pairs)
+    if len(fields) < len(pairs):
+        raise parameters.error("the same stands there twice", "leave one out", "fields")
+    return vault.VaultIssuer(
+        vault.Api(
+            parameters.text("server", _https),
+            parameters.text_or(SYSTEM_CA, "ca", _file),
+            parameters.text_or("", "namespace", _namespace),
+            secret,
+        ),
+        path=parameters.text("path", _vault_path),
+        role=parameters.text_or("leasehold", "role_name", _word),
+        fields=fields,
+    )
+
+
 BUILTIN: dict[str, Factory] = {
     "github-app": _github_app,
     "postgres": _postgres,
+    "mysql": _mysql,
     "redis": _redis,
+    "vault": _vault,
 }
 
 
@@ -123,6 +158,9 @@ def _grants(parameters: Parameters, canonical: Callable[[str], str]) -> tuple[st
 
 _HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _WORD = re.compile(r"[A-Za-z0-9_.@-]{1,63}")
+_CLIENT_HOST = re.compile(
+    r"%|(?:\d{1,3}\.){1,3}%|(?:\d{1,3}\.){3}\d{1,3}(?:/(?:\d{1,3}\.){3}\d{1,3})?|(?:%\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*"
+)
 
 
 def _url(text: str, schemes: tuple[str, ...], port: int, *, database: bool = True) -> tuple[str, int, str, str]:
@@ -170,6 +208,39 @@ def _client_id(text: str) -> str:
     return text
 
 
+_PATH = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_][A-Za-z0-9_.@-]*)+")
+_VAULTS_OWN = ("auth/", "sys/", "identity/", "cubbyhole/")
+_MATERIAL = (
+    "username", "password", "token", "access_key_id", "secret_access_key", "session_token", "private_key", "certificate",
+)  # fmt: skip
+
+
+def _vault_path(text: str) -> str:
+    if not _PATH.fullmatch(text) or text.startswith(_VAULTS_OWN):
+        raise Wrong("expected the path of a dynamic engine, found something else", "such as database/creds/readonly")
+    return text
+
+
+def _namespace(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*", text):
+        raise Wrong("expected a namespace, found something else", "such as teams/orders")
+    return text
+
+
+def _word(text: str) -> str:
+    if not _WORD.fullmatch(text):
+        raise Wrong("expected a name of letters, digits, _, ., @ and -, found something else")
+    return text
+
+
+def _field(text: str) -> str:
+    """``OURS=THEIRS``: which part of an answer is which part of a credential."""
+    match = re.fullmatch(r"([a-z_]+)=([A-Za-z0-9_]{1,64})", text)
+    if not match or match[1] not in _MATERIAL:
+        raise Wrong("expected NAME=FIELD, found something else", f"NAME is one of {', '.join(_MATERIAL)}")
+    return text
+
+
 def _positive(value: int) -> int:
     if not 1 <= value < 1 << 63:
         raise Wrong(f"expected a number from 1 on, found {value}")
@@ -180,6 +251,12 @@ def _connections(value: int) -> int:
     if not 1 <= value <= 100:
         raise Wrong(f"expected 1 to 100, found {value}")
     return value
+
+
+def _client_host(text: str) -> str:
+    if not (_CLIENT_HOST.fullmatch(text) and len(text) <= 60):
+        raise Wrong("expected an address or a name, perhaps with % at one end, found something else")
+    return text
 
 
 def _file(text: str) -> str:
