@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from contract.clauses import IssuerContract, fails
 from contract.desk import Desk, Run
 from contract.mysql_subject import ISSUER, MariaSubject
 from contract.subject import Material, Refused
+from leasehold.broker.issuers.mysql import Link, MysqlIssuer
 from leasehold.broker.issuers.mysql_passwords import native
 from leasehold.broker.issuers.ports import Issuer
 from leasehold.core.secret import Secret
@@ -57,6 +60,10 @@ def until(true: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
+class Dead(Exception):
+    """The process that was at work is no more."""
+
+
 class LateLogin:
     """A login whose client goes on when it likes. ``began``: it waits; ``named``: the server knows already for whom."""
 
@@ -88,6 +95,34 @@ class LateLogin:
     def wait(self) -> None:
         self.began.set()
         assert self.goes_on.wait(_PATIENCE_S)
+
+
+class MortalLink(Link):
+    """The issuer's own, on which it dies after so many statements."""
+
+    def __init__(self, subject: MariaSubject) -> None:
+        self._left = sys.maxsize
+        self._raw = subject.server.connect(ISSUER, subject.secret.reveal().decode())
+        super().__init__(self._raw)
+        self.prepare()
+
+    def ask(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
+        if self._left == 0:
+            raise Dead
+        self._left -= 1
+        return super().ask(statement, *values)
+
+    def survived(self, work: Callable[[], object], statements: int) -> bool:
+        """Whether it was done within so many."""
+        self._left = statements
+        try:
+            work()
+        except Dead:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._raw.close()
 
 
 class TestMysql(IssuerContract):
@@ -178,6 +213,46 @@ class TestUser:
             subject.open(material)
         run(issuer(subject).revoke(order.name))
         assert order.name not in subject.accounts()
+
+
+class TestCrash:
+    """An issuer that ends after any of its statements."""
+
+    @pytest.mark.parametrize("adopts", [False, True])
+    def test_it_leaves_nobody_who_can_come_in_and_the_next_goes_on(
+        self, subject: MariaSubject, desk: Desk, adopts: bool
+    ) -> None:
+        order = desk.order()
+        raw = issuer(subject)
+        assert isinstance(raw, MysqlIssuer)
+        material = {"username": Secret(order.name.encode()), "password": order.secret}
+        done = 0
+        with closing(MortalLink(subject)) as link:
+            while not link.survived(lambda: raw._issue(link, order), done):
+                with pytest.raises(Refused):
+                    subject.open(material)
+                if adopts:
+                    subject.attempt(desk.issue(order).material, subject.within[0])
+                desk.revoke(order.name)
+                assert order.name not in subject.accounts()
+                done += 1
+            subject.attempt(material, subject.within[0])
+            assert done > 5
+
+    def test_what_is_half_taken_back_is_taken_back(self, subject: MariaSubject, desk: Desk) -> None:
+        order = desk.order()
+        raw = issuer(subject)
+        assert isinstance(raw, MysqlIssuer)
+        done = 0
+        with closing(MortalLink(subject)) as link:
+            desk.issue(order)
+            while not link.survived(lambda: raw._revoke(link, order.name), done):
+                desk.revoke(order.name)
+                assert order.name not in subject.accounts()
+                desk.issue(order)
+                done += 1
+            assert order.name not in subject.accounts()
+            assert done > 3
 
 
 class TestGrants:

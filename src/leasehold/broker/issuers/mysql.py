@@ -201,7 +201,7 @@ class MysqlIssuer:
         """Nothing is kept open."""
 
     async def _work(self, work: Callable[[Link], T]) -> T:
-        wire = _Wire()
+        wire = Wire()
         try:
             return await asyncio.to_thread(self._blocking, work, wire)
         except (pymysql.Error, OSError) as e:
@@ -211,7 +211,7 @@ class MysqlIssuer:
         # Behind the except block: the server's own words, and what the driver holds, are not carried along.
         raise IssuerError(message, hint=hint)
 
-    def _blocking(self, work: Callable[[Link], T], wire: _Wire) -> T:
+    def _blocking(self, work: Callable[[Link], T], wire: Wire) -> T:
         server = self._server
         connection = pymysql.connect(
             host=server.host,
@@ -226,7 +226,7 @@ class MysqlIssuer:
             write_timeout=_ANSWER_TIMEOUT_S,
             defer_connect=True,
         )
-        with closing(wire.open(server)) as sock:
+        with closing(wire.open(server.host, server.port)) as sock:
             connection.connect(sock)
             with closing(connection):
                 link = Link(connection)
@@ -333,7 +333,7 @@ class MysqlIssuer:
             time.sleep(_POLL_S)
 
 
-class _Wire:
+class Wire:
     """The TCP connection of one call, which can be cut from outside of the thread that uses it."""
 
     def __init__(self) -> None:
@@ -341,9 +341,9 @@ class _Wire:
         self._over = False
         self._held: socket.socket | None = None
 
-    def open(self, server: Server) -> socket.socket:
+    def open(self, host: str, port: int) -> socket.socket:
         """Connect. The driver replaces the socket by one with TLS, so a copy is what is held."""
-        sock = socket.create_connection((server.host, server.port), _CONNECT_TIMEOUT_S)
+        sock = socket.create_connection((host, port), _CONNECT_TIMEOUT_S)
         with self._lock:
             if not self._over:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -415,7 +415,8 @@ def _ours(name: str) -> None:
 
 def _said(error: Exception) -> tuple[str, str]:
     """What to say of an error of the driver's: never its own words."""
-    code = error.args[0] if error.args and isinstance(error, pymysql.Error) else 0
+    found = error.args[0] if error.args and isinstance(error, pymysql.Error) else 0
+    code = found if isinstance(found, int) else 0  # what the driver itself does not like has none
     if code in _REFUSED:
         return (
             "the server refuses the issuer's user or its password",
@@ -423,7 +424,7 @@ def _said(error: Exception) -> tuple[str, str]:
         )
     if code in _SAID:
         return _SAID[code]
-    if isinstance(error, (OSError, pymysql.err.InterfaceError)) or 2000 <= code < 3000:
+    if code < 1000 or 2000 <= code < 3000:  # those of clients
         return (
             "the server cannot be reached, or its certificate does not verify",
             "look at the parameters server and ca",
