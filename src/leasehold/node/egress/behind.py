@@ -32,6 +32,7 @@ class Behind:
     async def open(
         self,
         upstream: Upstream,
+        cluster: str,
         released: Released,
         leaf: Leaf,
         trusted_ca: str,
@@ -39,12 +40,12 @@ class Behind:
     ) -> list[Mapping[Key, Any]]:
         """Start what is needed; returns the changes of Envoy's configuration, in steps that wait for one another.
 
-        ``lost`` is called when it ends by itself.
+        ``cluster``: the name under which Envoy asked for it. ``lost`` is called when it ends by itself.
         """
         await self.close(upstream)
         destination, password = upstream.destination, released.secret
         if destination.scheme == "ssh":
-            return [streams.direct_cluster(upstream, released.addresses)]
+            return [streams.direct_cluster(cluster, destination.port, released.addresses)]
         if password is None:
             raise EgressError(f"there is no account for {destination.host}", hint="this is a defect; please report it")
         relay = Relay(self._path("relay"))
@@ -73,15 +74,15 @@ class Behind:
             await relay.serve(destination.scheme, leaf, told, network=True)
         watching = [asyncio.create_task(_watch(process, lambda: lost(upstream))) for process in processes]
         self._watching[upstream.name] = watching
-        return [*([server] if server else []), streams.pipe_cluster(upstream, str(relay.socket))]
+        return [*([server] if server else []), streams.pipe_cluster(cluster, str(relay.socket))]
 
-    async def refuse(self, upstream: Upstream, denied: Denied) -> dict[Key, Any]:
+    async def refuse(self, upstream: Upstream, cluster: str, denied: Denied) -> dict[Key, Any]:
         """Say no to whoever connects."""
         await self.close(upstream)
         path = self._path(REFUSED_SOCKET)
         refusal = self._refusals[upstream.name] = Refusal(path, upstream.destination.scheme, denied)
         await refusal.start()
-        return streams.pipe_cluster(upstream, str(path))
+        return streams.pipe_cluster(cluster, str(path))
 
     async def close(self, upstream: Upstream) -> None:
         """End what is behind it, with all its connections; idempotent."""

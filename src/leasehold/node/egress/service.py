@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,8 @@ from leasehold.node.egress.behind import Behind
 from leasehold.node.egress.model import Denied, Leaf, Listen, Released, State, Upstream
 from leasehold.node.egress.ports import Authority, UsageSink
 from leasehold.node.egress.replies import error
-from leasehold.node.egress.usage import UsageLog
-from leasehold.node.egress.xds import CLUSTER, Key, ResourceServer
+from leasehold.node.egress.usage import ATTEMPT, UsageLog
+from leasehold.node.egress.xds import LISTENER, Key, ResourceServer
 
 APPLY_TIMEOUT_S = 20.0
 _REFUSED_S = 2.0
@@ -40,6 +41,7 @@ class _Compartment:
     trusted_ca: str
     leaves: Mapping[str, Leaf]
     listeners: dict[Key, Any]
+    attempts: Counter[str] = field(default_factory=Counter)
     released: dict[str, Released] = field(default_factory=dict)
     opening: dict[str, asyncio.Task[Released | Denied]] = field(default_factory=dict)
 
@@ -109,7 +111,7 @@ class Egress:
             snapshot.routes(task, compartment.ports, list(compartment.upstreams.values()), compartment.states)
         )
         for upstream in compartment.upstreams.values():
-            gone |= _withdraw(upstream)
+            gone |= _withdraw(compartment, upstream)
             self._by_upstream.pop(upstream.name, None)
             if upstream.destination.is_stream:
                 self._spawn(self._behind.close(upstream))
@@ -135,10 +137,13 @@ class Egress:
         gone: dict[Key, None] = {}
         for upstream in over:
             tables |= self._table(compartment, upstream)
-            gone |= _withdraw(upstream)
+            gone |= _withdraw(compartment, upstream)
             if upstream.destination.is_stream:
                 self._spawn(self._behind.close(upstream))
         cut = snapshot.cut(compartment.listeners, over)
+        for upstream in over:
+            if upstream.destination.is_stream:
+                cut |= _next_attempt(compartment, upstream)
         compartment.listeners.update(cut)
         for changes in (tables, cut, gone):
             self._xds.update(changes)
@@ -171,9 +176,9 @@ class Egress:
 
     async def _release(self, compartment: _Compartment, upstream: Upstream, released: Released) -> None:
         if upstream.destination.is_stream:
-            steps = await self._behind.open(
-                upstream, released, compartment.leaves[upstream.destination.host], compartment.trusted_ca, self._lost
-            )
+            cluster = streams.cluster_name(upstream, compartment.attempts[upstream.name])
+            leaf = compartment.leaves[upstream.destination.host]
+            steps = await self._behind.open(upstream, cluster, released, leaf, compartment.trusted_ca, self._lost)
         else:
             steps = [clusters.release(upstream, released.addresses, released.secret, compartment.trusted_ca)]
         for changes in steps:
@@ -234,27 +239,27 @@ class Egress:
 
     def _wanted(self, name: str) -> None:
         """On-demand CDS: a connection that is no HTTP waits for its cluster."""
-        compartment = self._by_upstream.get(name)
-        if compartment is None:
+        upstream, _, attempt = name.rpartition(ATTEMPT)
+        compartment = self._by_upstream.get(upstream)
+        if compartment is None or attempt != str(compartment.attempts[upstream]):
             self._xds.absent(name)
         else:
-            self._spawn(self._connect(compartment, compartment.upstreams[name]))
+            self._spawn(self._connect(compartment, compartment.upstreams[upstream], name))
 
-    async def _connect(self, compartment: _Compartment, upstream: Upstream) -> None:
+    async def _connect(self, compartment: _Compartment, upstream: Upstream, cluster: str) -> None:
         """Lead what waits to where it may go: to the server, or to an error that says why not."""
         try:
             answer = await self._decided(compartment, upstream)
         except asyncio.CancelledError:
             answer = _ENDED
         if self._by_upstream.get(upstream.name) is not compartment:
-            self._xds.absent(upstream.name)
+            self._xds.absent(cluster)
         elif isinstance(answer, Denied):
-            self._xds.update(await self._behind.refuse(upstream, answer))
+            self._xds.update(await self._behind.refuse(upstream, cluster, answer))
             await asyncio.sleep(_REFUSED_S)
-            # The next connection asks anew: what was refused may be possible by then.
-            if compartment.states[upstream.name] is not State.LIVE:
-                self._xds.update({(CLUSTER, upstream.name): None})
-                await self._behind.close(upstream)
+            # What was refused may be possible by then.
+            if self._by_upstream.get(upstream.name) is compartment:
+                await self._asks_anew(compartment, upstream)
 
     def _lost(self, upstream: Upstream) -> None:
         """What was behind it has ended by itself: the next connection asks for it anew."""
@@ -262,8 +267,16 @@ class Egress:
         if compartment is not None and compartment.states[upstream.name] is State.LIVE:
             compartment.states[upstream.name] = State.PENDING
             compartment.released.pop(upstream.name, None)
-            self._xds.update(_withdraw(upstream))
-            self._spawn(self._behind.close(upstream))
+            self._spawn(self._asks_anew(compartment, upstream))
+
+    async def _asks_anew(self, compartment: _Compartment, upstream: Upstream) -> None:
+        """What was behind it goes, and the next connection asks again."""
+        gone = _withdraw(compartment, upstream)
+        listener = _next_attempt(compartment, upstream)
+        compartment.listeners.update(listener)
+        self._xds.update(listener)
+        self._xds.update(gone)
+        await self._behind.close(upstream)
 
     def _spawn(self, work: Any) -> None:
         running = asyncio.create_task(work)
@@ -271,8 +284,18 @@ class Egress:
         running.add_done_callback(self._work.discard)
 
 
-def _withdraw(upstream: Upstream) -> dict[Key, None]:
-    return streams.withdraw(upstream) if upstream.destination.is_stream else clusters.withdraw(upstream)
+def _withdraw(compartment: _Compartment, upstream: Upstream) -> dict[Key, None]:
+    if upstream.destination.is_stream:
+        return streams.withdraw(upstream, compartment.attempts[upstream.name])
+    return clusters.withdraw(upstream)
+
+
+def _next_attempt(compartment: _Compartment, upstream: Upstream) -> dict[Key, Any]:
+    """The listener of what is no HTTP, asking for a cluster that Envoy has not asked for yet."""
+    compartment.attempts[upstream.name] += 1
+    cluster = streams.cluster_name(upstream, compartment.attempts[upstream.name])
+    key = (LISTENER, streams.listener_name(compartment.task, upstream))
+    return {key: streams.redirected(compartment.listeners[key], cluster)}
 
 
 def _answer(answer: Released | Denied) -> external_auth_pb2.CheckResponse:

@@ -110,10 +110,10 @@ def cut(listeners: Mapping[Key, Any], over: Sequence[Upstream]) -> dict[Key, Any
     for key, old in listeners.items():
         new = listener_pb2.Listener()
         new.CopyFrom(old)
-        own, _, port = key[1].rpartition("/")[2].rpartition(":")
+        where = key[1].rpartition("/")[2]
         for chain in new.filter_chains:
-            names = [own] if own else list(chain.filter_chain_match.server_names)
-            if any(at == int(port) and (not names or host in names) for at, host in hosts):
+            names = list(chain.filter_chain_match.server_names)
+            if any(str(at) == where and (not names or host in names) for at, host in hosts):
                 chain.name += "'"
                 found[key] = new
     return found

@@ -2,7 +2,7 @@
 
 Each connection asks for one cluster by name. While Envoy does not know it, it asks the broker (on-demand CDS), and the
 connection waits: that is the first use (DESIGN 4, step 6). What the cluster leads to is the protocol's own: a pooler
-that logs in, the host itself, or a few bytes that say why not.
+that logs in, the host itself, or a few bytes that say why not. Envoy asks for a name once, so each attempt has its own.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from leasehold.node.egress.shared import (
     task_state,
     upstream_tls,
 )
+from leasehold.node.egress.usage import ATTEMPT
 from leasehold.node.egress.xds import CLUSTER, LISTENER, Key
 
 
@@ -58,19 +59,34 @@ def listeners(task: str, listen: Listen, upstreams: Sequence[Upstream], leaves: 
     return found
 
 
-def pipe_cluster(upstream: Upstream, path: str) -> dict[Key, Any]:
-    """The upstream's cluster, at a unix socket of this node."""
+def cluster_name(upstream: Upstream, attempt: int) -> str:
+    """What the upstream's listener asks for in its ``attempt``."""
+    return f"{upstream.name}{ATTEMPT}{attempt}"
+
+
+def redirected(listener: listener_pb2.Listener, cluster: str) -> listener_pb2.Listener:
+    """A listener that asks for another cluster. What is open on it ends when Envoy takes it on."""
+    new = listener_pb2.Listener()
+    new.CopyFrom(listener)
+    for chain in new.filter_chains:
+        for each in chain.filters:
+            proxy = tcp_proxy_pb2.TcpProxy()
+            if each.typed_config.Unpack(proxy):
+                proxy.cluster = cluster
+                each.typed_config.CopyFrom(pack(proxy))
+    return new
+
+
+def pipe_cluster(name: str, path: str) -> dict[Key, Any]:
+    """A cluster at a unix socket of this node."""
     endpoint = endpoint_components_pb2.Endpoint(address=address_pb2.Address(pipe={"path": path}))
-    load = endpoint_pb2.ClusterLoadAssignment(
-        cluster_name=upstream.name, endpoints=[{"lb_endpoints": [{"endpoint": endpoint}]}]
-    )
-    return {(CLUSTER, upstream.name): _cluster(upstream.name, load)}
+    load = endpoint_pb2.ClusterLoadAssignment(cluster_name=name, endpoints=[{"lb_endpoints": [{"endpoint": endpoint}]}])
+    return {(CLUSTER, name): _cluster(name, load)}
 
 
-def direct_cluster(upstream: Upstream, addresses: Sequence[str]) -> dict[Key, Any]:
-    """The upstream's cluster, at the host itself: its protocol protects itself."""
-    load = assignment(upstream.name, upstream.destination.port, addresses)
-    return {(CLUSTER, upstream.name): _cluster(upstream.name, load)}
+def direct_cluster(name: str, port: int, addresses: Sequence[str]) -> dict[Key, Any]:
+    """A cluster at the host itself: its protocol protects itself."""
+    return {(CLUSTER, name): _cluster(name, assignment(name, port, addresses))}
 
 
 def tls_server(upstream: Upstream, addresses: Sequence[str], trusted_ca: str, path: str) -> dict[Key, Any]:
@@ -88,9 +104,10 @@ def tls_server(upstream: Upstream, addresses: Sequence[str], trusted_ca: str, pa
     return {(CLUSTER, name): cluster, (LISTENER, name): listener}
 
 
-def withdraw(upstream: Upstream) -> dict[Key, None]:
-    """What removes all of it but the compartment's listener."""
-    return {(LISTENER, _server(upstream)): None, (CLUSTER, upstream.name): None, (CLUSTER, _server(upstream)): None}
+def withdraw(upstream: Upstream, attempt: int) -> dict[Key, None]:
+    """What removes all of an attempt but the compartment's listener."""
+    clusters = (cluster_name(upstream, attempt), _server(upstream))
+    return {(LISTENER, _server(upstream)): None, **dict.fromkeys((CLUSTER, name) for name in clusters)}
 
 
 def _server(upstream: Upstream) -> str:
@@ -129,7 +146,7 @@ def _chains(task: str, upstream: Upstream, leaf: Leaf) -> list[listener_componen
 def _proxy(task: str, upstream: Upstream) -> tcp_proxy_pb2.TcpProxy:
     return tcp_proxy_pb2.TcpProxy(
         stat_prefix=task,
-        cluster=upstream.name,
+        cluster=cluster_name(upstream, 0),
         on_demand={"odcds_config": ads(), "timeout": {"seconds": AUTHZ_TIMEOUT_S}},
         idle_timeout={"seconds": 0},
         access_log=[access_log(stream=True)],

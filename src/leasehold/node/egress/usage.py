@@ -52,6 +52,8 @@ STREAM_FORMAT = "\t".join(
     )
 )
 """Of a connection that is no HTTP: one when it has reached what is behind, one at its end."""
+ATTEMPT = "~"
+"""Stands between the name of what is no HTTP and the number of the attempt, in the name of a cluster."""
 REFUSED_SOCKET = "refused.sock"
 """How the name of a socket ends that says no."""
 _NONE = "-"
@@ -142,6 +144,7 @@ def _use(key: tuple[str, ...], samples: Sequence[tuple[float, int, int]]) -> Use
 def _stream(key: tuple[str, ...], samples: Sequence[tuple[float, int, int]]) -> Use | None:
     """A connection is a use when it gets through, so the record of its end says something new only if it did not."""
     task, _, cluster, _, flags, kind, *_, reached = key
+    upstream = cluster.rpartition(ATTEMPT)[0]
     if kind != _CONNECTED and "UF" not in flags and reached != _NONE:
         return None
     reason = "" if kind == _CONNECTED else "the server cannot be reached"
@@ -149,9 +152,9 @@ def _stream(key: tuple[str, ...], samples: Sequence[tuple[float, int, int]]) -> 
         reason = "denied by policy"
     return Use(
         task="" if task == _NONE else task,
-        upstream="" if reason else cluster,
+        upstream="" if reason else upstream,
         reason=reason,
-        host=cluster.rpartition("/")[2],
+        host=upstream.rpartition("/")[2],
         method="CONNECT",
         target="",
         status=0,
