@@ -70,12 +70,16 @@ class IssuerContract:
     ``revocability``: what the issuer states; with ``next-use``, connections may stay open and be refused.
     ``named``: the provider knows a credential by its name. Where it does not, revoking needs what the issuer kept, and
     ``Subject.accounts`` tells credentials apart in some other way. ``chosen``: the secret is the order's, so that
-    issuing again gives the same. ``outlasts_s``: how much longer than ordered it lasts at most where nobody ends it.
+    issuing again gives the same. ``adopts``: issuing again takes what is there; where it does not, the name finds all
+    that was made under it. ``divisible``: an order can be for a part of the scope. ``outlasts_s``: how much longer than
+    ordered it lasts at most where nobody ends it.
     """
 
     revocability = Revocability.NOW
     named = True
     chosen = True
+    adopts = True
+    divisible = True
     outlasts_s = 0.0
 
     def has(self, subject: Subject, name: str, material: Material) -> bool:
@@ -104,6 +108,11 @@ class IssuerContract:
                 subject.attempt(issued.material, operation)
 
     def test_a_task_that_asks_for_less_gets_less(self, subject: Subject, desk: Desk) -> None:
+        if not self.divisible:
+            assert len(subject.scope) == 1
+            with pytest.raises(IssuerError):
+                desk.issue(desk.order(scope=frozenset()))
+            return
         whole, part = desk.issue(desk.order()), desk.issue(desk.order(scope=subject.less))
         assert part.scope == subject.less
         subject.attempt(whole.material, subject.beyond_less)
@@ -128,7 +137,9 @@ class IssuerContract:
         for issued in (first, second) if self.chosen else (second,):
             subject.attempt(issued.material, subject.within[0])
         if self.named:
-            assert [name for name in subject.accounts() if name == order.name] == [order.name]
+            there = [name for name in subject.accounts() if name == order.name]
+            assert there == [order.name] * (1 if self.adopts else 2)
+            desk.forget(order.name)
             desk.revoke(order.name)
             for issued in (first, second):
                 with pytest.raises(Refused):

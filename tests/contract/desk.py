@@ -64,6 +64,10 @@ class Desk:
         gone: bool = self._run(self.issuer.revoke(name, self._kept.get(name)))
         return gone
 
+    def forget(self, name: str) -> None:
+        """What the issuer kept of it, as a crash does before it is recorded."""
+        self._kept[name] = None
+
     def open(self, material: Mapping[str, Secret]) -> Session:
         """A connection that is closed when the test ends."""
         session = self._subject.open(material)

@@ -14,6 +14,7 @@ from leasehold.core.errors import IssuerError
 
 BYTES_MAX = 1 << 20
 """Of one answer."""
+UNREACHABLE = "the server cannot be reached, or its certificate does not verify"
 _NONSENSE = "the server answered with what is no answer to that"
 
 

@@ -135,7 +135,7 @@ def _vault(parameters: Parameters, secret: Secret) -> Issuer:
             secret,
         ),
         path=parameters.text("path", _vault_path),
-        role=parameters.text_or("leasehold", "role_name", _word),
+        role=parameters.text_or("leasehold", "token_role", _word),
         fields=fields,
     )
 
@@ -211,7 +211,7 @@ def _client_id(text: str) -> str:
 _PATH = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_][A-Za-z0-9_.@-]*)+")
 _VAULTS_OWN = ("auth/", "sys/", "identity/", "cubbyhole/")
 _MATERIAL = (
-    "username", "password", "token", "access_key_id", "secret_access_key", "session_token", "private_key", "certificate",
+    "username", "password", "token", "access_key_id", "secret_access_key", "session_token",
 )  # fmt: skip
 
 

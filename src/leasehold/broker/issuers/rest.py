@@ -12,11 +12,10 @@ from collections.abc import Mapping
 
 import httpx
 
-from leasehold.broker.issuers.answers import BYTES_MAX, Answer, read
+from leasehold.broker.issuers.answers import BYTES_MAX, UNREACHABLE, Answer, read
 from leasehold.core.errors import IssuerError
 
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
-UNREACHABLE = "the server cannot be reached, or its certificate does not verify"
 
 
 class Rest:
