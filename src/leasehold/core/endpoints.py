@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Callable, Sequence
 
@@ -32,6 +33,7 @@ ISSUERS = (
 )  # fmt: skip
 """Those that come with Leasehold; others come with packages, and may make accounts of any kind."""
 SCHEMES = ("https", "http")
+_HOST_KEYS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 RESERVED_PORTS = {53: "names are answered there", 3128: "the explicit proxy is there"}
 # They frame or route the message, choose its encoding, or are the proxy's own.
 _NOT_INJECTED = re.compile(
@@ -87,8 +89,26 @@ def _stream(table: Table, host: str, protocol: str, issuer: str) -> Rule:
             "protocol",
         )
     port = table.number("port", _port, STREAM_PORTS[protocol])
+    host_keys = table.some("host_keys", _host_key) if protocol == "ssh" else ()
+    if protocol == "ssh" and not host_keys:
+        raise table.error(
+            "the key host_keys is missing", f"ssh-keyscan {host} shows them; compare them with the host's"
+        )
     table.done()
-    return Rule(host=host, port=port, scheme=protocol)
+    return Rule(host=host, port=port, scheme=protocol, host_keys=host_keys)
+
+
+def _host_key(value: str) -> str:
+    kind, _, rest = value.partition(" ")
+    try:
+        blob = binascii.a2b_base64(rest.partition(" ")[0], strict_mode=True)
+    except binascii.Error:
+        blob = b""
+    if kind not in _HOST_KEYS or blob[4 : 4 + len(kind)] != kind.encode() or blob[:4] != len(kind).to_bytes(4, "big"):
+        raise Wrong(
+            "expected a host key such as ssh-ed25519 AAAA…, found something else", f"of {', '.join(_HOST_KEYS)}"
+        )
+    return f"{kind} {binascii.b2a_base64(blob, newline=False).decode()}"
 
 
 def host_name(value: str) -> str:

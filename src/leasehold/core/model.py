@@ -64,6 +64,7 @@ class Rule:
     ``methods``: upper case; empty means the safe default set of :data:`DEFAULT_METHODS`.
     ``paths``: patterns of :mod:`leasehold.core.paths`; empty means every path.
     ``git``: when given, ``methods`` and ``paths`` are empty and follow from it.
+    ``host_keys``: of an SSH host, each ``type base64`` as in ``known_hosts``.
     """
 
     host: str
@@ -74,6 +75,7 @@ class Rule:
     git: GitRule | None = None
     websocket: bool = False
     inject: Inject | None = None
+    host_keys: tuple[str, ...] = ()
 
     @property
     def is_stream(self) -> bool:

@@ -494,3 +494,33 @@ def test_a_database_has_one_credential(folder: Path) -> None:
     assert "both fit some request to db.example:5432" in refused(folder, HEAD + CREDENTIAL + ENDPOINT + twice).message
     vault = ORDERS.replace('issuer = "postgres"', 'issuer = "vault"')
     assert read_operator(write(folder, HEAD + CREDENTIAL + ENDPOINT + vault)).credentials[-1].issuer == "vault"
+
+
+SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJD0kO9nDQYoTpTNM8Ixeo0wz3OHBBk5OSQmmA4IgaNx"
+SSH = f"""
+[credentials.code]
+issuer = "ssh-ca"
+secret = "vault:ssh-ca"
+environment = "staging"
+role = "execute"
+max_ttl = "15m"
+[[credentials.code.endpoints]]
+host = "code.example"
+protocol = "ssh"
+host_keys = ["{SSH_KEY} a comment"]
+"""
+
+
+def test_an_ssh_host_has_its_keys_pinned(folder: Path) -> None:
+    [*_, code] = read_operator(write(folder, HEAD + CREDENTIAL + ENDPOINT + SSH)).credentials
+    assert code.endpoints == (Rule(host="code.example", port=22, scheme="ssh", host_keys=(SSH_KEY,)),)
+    without = SSH.replace("host_keys", "# host_keys")
+    assert "the key host_keys is missing" in refused(folder, HEAD + CREDENTIAL + ENDPOINT + without).message
+
+
+@pytest.mark.parametrize(
+    "key", ["", "ssh-ed25519", "ssh-ed25519 AAAA", SSH_KEY.replace("ed25519", "rsa"), f"{SSH_KEY[:-4]}!", "x" + SSH_KEY]
+)
+def test_what_is_no_host_key_is_refused(folder: Path, key: str) -> None:
+    wrong = SSH.replace(SSH_KEY, key)
+    assert "expected a host key" in refused(folder, HEAD + CREDENTIAL + ENDPOINT + wrong).message

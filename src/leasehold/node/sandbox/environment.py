@@ -31,6 +31,7 @@ _TRUSTING = (
     "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS", "PIP_CERT",
     "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "NPM_CONFIG_CAFILE", "DENO_CERT",
 )  # fmt: skip
+SSH_AGENT = f"{INSIDE}/ssh-agent.sock"
 _TRUST = dict.fromkeys(_TRUSTING, CA_FILE)
 # Between an agent and its relay TLS only costs; where a client is told to ask for it, it gets it.
 _PLAIN = {"PGSSLMODE": "disable"}
@@ -89,12 +90,13 @@ def agent_environment(
     user: str,
     placeholders: Mapping[str, str],
     profile: Mapping[str, str],
+    ssh: bool = False,
 ) -> dict[str, str]:
     """The whole environment of the agent.
 
     ``host``: the caller's. ``named``: the operator's additions, refused by :func:`check_names` and where a value is
     a URL with user information. ``visible``: whether a path of the host can be seen inside. ``profile``: the agent
-    profile's own settings. Later ones win: passed on, named, profile, placeholders, ours.
+    profile's own settings. ``ssh``: there is an agent. Later ones win: passed on, named, profile, placeholders, ours.
     """
     check_names(named)
     _check_values({name: host[name] for name in named if name in host})
@@ -102,6 +104,8 @@ def agent_environment(
     passed |= {name: value for name, value in host.items() if name.startswith("LC_") and name not in passed}
     passed |= {name: host[name] for name in _PATHS if name in host and visible(host[name])}
     ours = {"PATH": agent_path(host.get("PATH", ""), visible), "HOME": home, "USER": user, "LOGNAME": user}
+    if ssh:
+        ours["SSH_AUTH_SOCK"] = SSH_AGENT
     return {"SHELL": "/bin/sh", "TERM": "dumb"} | _PLAIN | passed | dict(profile) | dict(placeholders) | ours | _TRUST
 
 

@@ -10,7 +10,7 @@ import os
 
 from leasehold.core.errors import ConfigError, SandboxError
 from leasehold.core.record import record
-from leasehold.node.sandbox.environment import CA_FILE, INSIDE
+from leasehold.node.sandbox.environment import CA_FILE, INSIDE, SSH_AGENT
 from leasehold.node.sandbox.places import conflicts, within
 
 TYPE_CHECKING = False
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from leasehold.node.sandbox.system import Host
 
 HOSTNAME = "leasehold"
+SSH_CONFIG = "/etc/ssh/ssh_config"
+_KNOWN_HOSTS = f"{INSIDE}/known_hosts"
+_SSH_CONFIG = f"""Host *
+    IdentityAgent {SSH_AGENT}
+    GlobalKnownHostsFile {_KNOWN_HOSTS}
+    UserKnownHostsFile /dev/null
+    StrictHostKeyChecking yes
+    UpdateHostKeys no
+    PreferredAuthentications publickey
+"""
 
 # Where Debian, Red Hat, SUSE, Alpine, Arch and OpenSSL itself look for trusted authorities.
 _BUNDLES = (
@@ -67,7 +77,8 @@ class Mount:
 class SandboxRequest:
     """What one compartment is to have. Paths are canonical. ``persist``: (folder of the host, path inside);
     ``files``: (path inside, content, writable) of the profile's. ``tools``: the operator's. ``hidden``: files of tool
-    folders, shown empty. ``forbidden``: our own folders. ``control``: of a terminal of its own, else -1."""
+    folders, shown empty. ``forbidden``: our own folders. ``control``: of a terminal of its own, else -1. ``ssh``: the
+    task's agent socket on the host, and the keys of its hosts."""
 
     workspace: str
     cwd: str
@@ -83,6 +94,7 @@ class SandboxRequest:
     files: tuple[tuple[str, bytes, bool], ...]
     control: int
     command: tuple[str, ...]
+    ssh: tuple[str, bytes] | None = None
 
 
 @record
@@ -126,6 +138,7 @@ def make_plan(request: SandboxRequest, host: Host) -> Plan:
         mounts=tuple((mounts(effects, host) | _private(request)).items()),
         allowed=(
             *((f"{host.home}/.gitconfig",) if host.git_user else ()),
+            *((SSH_CONFIG,) if request.ssh else ()),
             *(inside for _, inside in request.persist),
             *(path for path, _, _ in request.files),
         ),
@@ -268,6 +281,13 @@ def _ours(request: SandboxRequest, host: Host) -> list[Effect]:
         effects.append(_file(f"{INSIDE}/truststore.p12", request.truststore))
     for part in ("core", "inside"):
         effects.append(Effect(op="ro-bind-fd", dest=f"{INSIDE}/lib/leasehold/{part}", source=f"{host.package}/{part}"))
+    if request.ssh is not None:
+        socket, known_hosts = request.ssh
+        effects += [
+            Effect(op="bind-fd", dest=SSH_AGENT, source=socket),
+            _file(_KNOWN_HOSTS, known_hosts),
+            _file(SSH_CONFIG, _SSH_CONFIG.encode()),
+        ]
     git = "".join(f'\t{key} = "{value}"\n' for key, value in host.git_user if value)
     if git:
         effects.append(_file(f"{host.home}/.gitconfig", f"[user]\n{git}".encode(), mode="0600"))

@@ -35,6 +35,7 @@ def prepare_environment(
         user=host.user,
         placeholders=reply["placeholders"],
         profile=profile_environment(profile, root=host.uid == 0),
+        ssh=bool(reply.get("ssh")),
     )
 
 
@@ -73,6 +74,7 @@ def prepare_request(
         machine_id=os.urandom(16).hex(),
         control=control,
         command=tuple(command),
+        ssh=(ssh["agent"], ssh["known_hosts"].encode()) if (ssh := reply.get("ssh")) else None,
     )
 
 
