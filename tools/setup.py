@@ -37,15 +37,21 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "unshare": ("util-linux",),
     "useradd": ("passwd",),
 }
-SERVERS: dict[str, tuple[str, ...]] = {
+STORY: dict[str, tuple[str, ...]] = {
     "pg_ctlcluster": ("postgresql", "postgresql-client"),
-    "mariadbd": ("mariadb-server",),
-    "redis-server": ("redis-server",),
-    "rabbitmq-server": ("rabbitmq-server",),
+    "pgbouncer": ("pgbouncer",),
+    "ssh": ("openssh-client",),
     "sshd": ("openssh-server",),
+}
+SERVERS: dict[str, tuple[str, ...]] = {
+    **STORY,
+    "mariadbd": ("mariadb-server", "mariadb-client"),
+    "redis-server": ("redis-server", "redis-tools"),
+    "rabbitmq-server": ("rabbitmq-server",),
 }
 EXTRA: dict[str, dict[str, tuple[str, ...]]] = {
     "test": SERVERS,
+    "run": STORY,
     "bench": {**SERVERS, "wrk": ("wrk",)},
     "mutate": SERVERS,
     "crash": SERVERS,

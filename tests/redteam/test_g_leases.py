@@ -138,7 +138,7 @@ def test_g14_a_use_that_is_refused_makes_no_account(lh: Leasehold, orders: Datab
 
 
 def test_g17_g19_neither_the_agent_nor_the_operator_can_read_what_was_issued(lh: Leasehold, orders: Database) -> None:
-    """What is looked for is the issuer's own password, and the account's name: its password nobody has but the relay."""
+    """What is looked for is the issuer's own password and the account's name; its password only the relay has."""
     agent = Agent(lh, orders)
     secret = orders.subject.secret.reveal().decode()
     seen = lh.run("sh", "-c", "env; cat /proc/*/environ /proc/*/cmdline; cat /run/leasehold/*").stdout
