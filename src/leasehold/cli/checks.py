@@ -205,6 +205,20 @@ def configuration(machine: Machine) -> Finding:
     return Finding(name="configuration", found=f"{operator.path}: {counts}")
 
 
+def pgbouncer(machine: Machine) -> Finding:
+    """Only a database of PostgreSQL needs it."""
+    code, said = machine.run(("/usr/sbin/pgbouncer", "--version"))
+    if code == 0:
+        return Finding(name="pgbouncer", found=_first_line(said))
+    try:
+        rules = [rule for credential in machine.configuration().credentials for rule in credential.endpoints]
+    except ConfigError:
+        rules = []
+    needed = any(rule.scheme == "postgres" for rule in rules)
+    hint = _install(machine, "pgbouncer") if needed else ""
+    return Finding(name="pgbouncer", found="not installed" if needed else "not installed, and not needed", hint=hint)
+
+
 CHECKS: tuple[Callable[[Machine], Finding], ...] = (
     kernel,
     seccomp,
@@ -219,6 +233,7 @@ CHECKS: tuple[Callable[[Machine], Finding], ...] = (
     folders,
     disk,
     configuration,
+    pgbouncer,
 )
 
 

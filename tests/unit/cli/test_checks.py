@@ -6,7 +6,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from leasehold.cli import checks
 from leasehold.cli.checks import CHECKS, Finding, Machine
 from leasehold.cli.doctor import report, this_machine
 from leasehold.core.errors import ConfigError
-from leasehold.core.model import Network, OperatorConfig, SandboxSettings
+from leasehold.core.model import (
+    Credential,
+    Environment,
+    Network,
+    OperatorConfig,
+    Role,
+    Rule,
+    SandboxSettings,
+)
 
 CONFIG = OperatorConfig(
     path="/etc/leasehold/config.toml",
@@ -29,6 +37,7 @@ CONFIG = OperatorConfig(
 VERSIONS = {
     "bwrap --version": (0, "bubblewrap 0.8.0\n"),
     "setpriv --version": (0, "setpriv from util-linux 2.38.1\n"),
+    "/usr/sbin/pgbouncer --version": (0, "PgBouncer 1.18.0\n"),
     "/lib/envoy --version": (0, "/lib/envoy  version: 0123/1.40.0/Clean/RELEASE/BoringSSL\n"),
 }
 NAMESPACES = {f"/proc/self/ns/{kind}" for kind in checks.NAMESPACES}
@@ -91,6 +100,22 @@ def test_nothing_is_missing() -> None:
 
 
 REFUSED = {"unshare --user": (1, "unshare: unshare failed: Operation not permitted\n")}
+NO_POOLER = {**VERSIONS, "/usr/sbin/pgbouncer": (127, "")}
+NO_POOLER.pop("/usr/sbin/pgbouncer --version")
+DATABASE = replace(
+    CONFIG,
+    credentials=(
+        Credential(
+            name="orders",
+            issuer="postgres",
+            secret="vault:orders",
+            environment=Environment.STAGING,
+            role=Role.EXECUTE,
+            max_ttl_s=900,
+            endpoints=(Rule(host="db.example", port=5432, scheme="postgres"),),
+        ),
+    ),
+)
 APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 MISSING: list[tuple[str, dict[str, Any], str, str]] = [
     ("kernel", {"peer_pidfd": False}, "Linux 6.8.0", "Linux 6.5 or later"),
@@ -138,6 +163,7 @@ MISSING: list[tuple[str, dict[str, Any], str, str]] = [
     ("disk", {"free": ((256 << 20) - 1, 1000)}, "255 MB and 1000 files are free", "make room for 256 MB"),
     ("disk", {"free": (256 << 20, 999)}, "256 MB and 999 files are free", "make room for 256 MB"),
     ("configuration", {"configuration": ConfigError("no such file", hint="init")}, "no such file", "init"),
+    ("pgbouncer", {"commands": NO_POOLER, "configuration": DATABASE}, "not installed", "install pgbouncer"),
 ]
 
 
@@ -148,6 +174,12 @@ def test_what_is_missing_is_told_with_a_way_to_get_it(
     finding = findings(Fake(**changes))[name]
     assert finding.found.startswith(found)
     assert hint in finding.hint
+
+
+@pytest.mark.parametrize("configuration", [CONFIG, ConfigError("no such file", hint="init")])
+def test_a_pooler_is_missed_only_where_a_database_is(configuration: Any) -> None:
+    finding = findings(Fake(commands=NO_POOLER, configuration=configuration))["pgbouncer"]
+    assert (finding.found, finding.hint) == ("not installed, and not needed", "")
 
 
 def test_every_check_can_find_something() -> None:
