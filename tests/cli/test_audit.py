@@ -199,7 +199,9 @@ def test_on_a_terminal_there_are_columns_a_head_and_colour(host: Host, monkeypat
         monkeypatch.setattr(sys, "stdout", terminal)
         assert main(["audit", "query", "--since", "2026-01-01T12:00:01Z", "--until", "2026-01-01T12:00:04Z"]) == 0
         monkeypatch.undo()
-        shown = os.read(ours, 65536).decode().replace("\r\n", "\n")
+        shown = ""
+        while shown.count("\n") < 4:  # a terminal gives a line at a time
+            shown += os.read(ours, 65536).decode().replace("\r\n", "\n")
     os.close(ours)
     assert shown == (
         "\x1b[1mTIME                 TASK     EVENT                OUTCOME  WHAT\x1b[0m\n"
