@@ -43,10 +43,10 @@ def write(up: Upstreams, folder: Path, servers: tuple[str, ...], *, extra: str =
     """
     folder.mkdir(parents=True, exist_ok=True)
     authority = folder / "upstream-ca.pem"
-    authority.write_bytes(up.ca.path.read_bytes())
+    authority.write_bytes(b"".join(path.read_bytes() for path in (up.ca.path, *up.beside.values())))
     sections = [_head(up, authority)]
     for name in servers:
-        reference = _secret(folder, name, up.server(name).credential)
+        reference = secret(folder, name, up.server(name).credential)
         sections += SECTIONS[name](up, reference)
     path = folder / "config.toml"
     path.write_text("\n".join([*sections, extra.replace("@folder@", str(folder))]))
@@ -54,7 +54,7 @@ def write(up: Upstreams, folder: Path, servers: tuple[str, ...], *, extra: str =
     return path
 
 
-def _secret(folder: Path, name: str, value: str) -> str:
+def secret(folder: Path, name: str, value: str) -> str:
     path = folder / f"{name}.secret"
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(value)
@@ -71,7 +71,7 @@ upstream_ca = {json.dumps(str(authority))}
 
 [network]
 resolve = {_table(up.resolve())}
-allow_private = [{json.dumps(up.network + ".0/24")}]
+allow_private = {json.dumps([f"{up.network}.0/24", *(["127.0.0.1/32"] if up.beside else [])])}
 
 [hosts]
 allow = [{open_host}]

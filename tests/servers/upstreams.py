@@ -50,6 +50,7 @@ class Upstreams:
         self._stack.callback(shutil.rmtree, self.folder)
         self.network = f"127.{64 + secrets.randbelow(128)}.{1 + secrets.randbelow(254)}"
         self.ca = TestCa(self.folder)
+        self.beside: dict[str, Path] = {}  # other servers of this machine: name to the authority of their certificates
         self._places = {name: self._place(name, host, last) for name, (host, last) in _HOSTS.items()}
 
     def __enter__(self) -> Self:
@@ -112,7 +113,8 @@ class Upstreams:
     def resolve(self) -> dict[str, str]:
         """Every name of the session and its address."""
         names = {place.host: place.address for place in self._places.values()}
-        return {**names, **dict.fromkeys(API_NAMES, self.address("api"))}
+        beside = dict.fromkeys(self.beside, "127.0.0.1")
+        return {**names, **dict.fromkeys(API_NAMES, self.address("api")), **beside}
 
     def api_url(self, host: str) -> str:
         """The API under one of :data:`API_NAMES`."""
