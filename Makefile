@@ -1,5 +1,5 @@
 # Each goal first installs what it needs; once that is there, this costs nothing noticeable.
-.PHONY: help run test check coverage bench mutate crash agents clean
+.PHONY: help run test check coverage bench mutate crash chaos agents clean
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
@@ -40,6 +40,10 @@ mutate: ## weaken the boundary on purpose, see whether tests notice, write build
 crash: ## kill a broker at every point of a lease, see what is left at real providers, write build/crash.json
 	$(SETUP) crash
 	@$(PYTHON) tests/crash/run.py
+
+chaos: ## issue 10,000 leases while providers fail and brokers are killed, write build/chaos.json
+	$(SETUP) chaos
+	@$(PYTHON) tests/chaos/run.py
 
 agents: ## run the real agents in a compartment against stand-ins for the model APIs
 	$(SETUP) agents

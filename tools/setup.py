@@ -1,4 +1,4 @@
-"""Installs what a goal of the Makefile needs: ``python3 tools/setup.py check|test|run|bench|mutate|crash|agents``.
+"""Installs what a goal needs: ``python3 tools/setup.py check|test|run|bench|mutate|crash|chaos|agents``.
 
 Runs with the system's Python and nothing but its standard library. What is there already is left alone; with everything
 in place it costs some hundredths of a second. Nothing is downloaded but what the lock files name by hash, and the
@@ -55,6 +55,7 @@ EXTRA: dict[str, dict[str, tuple[str, ...]]] = {
     "bench": {**SERVERS, "wrk": ("wrk",)},
     "mutate": SERVERS,
     "crash": SERVERS,
+    "chaos": SERVERS,
     "agents": {"tmux": ("tmux",)},
 }
 _PLACES = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -72,7 +73,7 @@ class SetupError(Exception):
 
 
 def main() -> int:
-    goals = ("check", "test", "run", "bench", "mutate", "crash", "agents")
+    goals = ("check", "test", "run", "bench", "mutate", "crash", "chaos", "agents")
     if len(sys.argv) != 2 or sys.argv[1] not in goals:
         print(f"usage: python3 tools/setup.py {'|'.join(goals)}", file=sys.stderr)
         return 2

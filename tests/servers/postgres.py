@@ -57,10 +57,10 @@ class PostgresServer:
         ca = TestCa(self._folder)
         self.ca = ca.path
         self.password = secrets.token_urlsafe(24)
+        self._running = False
         try:
             self._initialise(*ca.leaf((ADDRESS, HOST)))
-            self._child = Child([*_unprivileged(), str(_BIN / "postgres"), "-D", str(self._data)], log=self.log)
-            self._child.wait_until(self._answers)
+            self.start()
         except BaseException:
             shutil.rmtree(self._folder)
             raise
@@ -84,12 +84,24 @@ class PostgresServer:
         """A superuser's connection, each statement a transaction of its own; to be closed."""
         return psycopg.connect(self.url(ADMIN, self.password, database), autocommit=True)
 
+    def start(self) -> None:
+        """Start it, also again after :meth:`stop`; it answers when this returns."""
+        self._child = Child([*_unprivileged(), str(_BIN / "postgres"), "-D", str(self._data)], log=self.log)
+        self._child.wait_until(self._answers)
+        self._running = True
+
+    def stop(self) -> None:
+        """End the server and every session with it, and keep its data; idempotent."""
+        if self._running:
+            self._tool("pg_ctl", "stop", "-D", str(self._data), "-m", "fast", "-w")
+            self._child.close()
+            self._running = False
+
     def close(self) -> None:
-        """End the server and every session with it; idempotent."""
+        """End it and remove its data; idempotent."""
         if not self._folder.exists():
             return
-        self._tool("pg_ctl", "stop", "-D", str(self._data), "-m", "fast", "-w")
-        self._child.close()
+        self.stop()
         shutil.rmtree(self._folder)
 
     def _answers(self) -> bool:
