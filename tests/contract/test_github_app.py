@@ -13,6 +13,7 @@ from contract.desk import LASTS_S, Desk, Run
 from contract.github_subject import GithubSubject
 from contract.subject import Refused
 from leasehold.broker.issuers.checked import CheckedIssuer
+from leasehold.core.errors import ConfigError
 from leasehold.core.secret import Secret
 from servers.ca import TestCa
 from servers.github import LASTS_S as TOKEN_LASTS_S
@@ -52,6 +53,12 @@ class TestGithubApp(IssuerContract):
         assert "certificate" in fails(run, subject.issuer(misnamed, subject.secret).check(), subject.secret).message
         assert len(subject.github.asked) == asked
         run(desk.issuer.check())
+
+    @pytest.mark.parametrize("key", ["client_id", "installation", "grants"])
+    def test_what_is_needed_has_to_be_there(self, subject: GithubSubject, key: str) -> None:
+        parameters = {name: value for name, value in subject.parameters().items() if name != key}
+        with pytest.raises(ConfigError, match=f"the key {key} is missing"):
+            subject.issuer(parameters, subject.secret)
 
     def test_what_github_gives_unasked_is_taken_back(self, subject: GithubSubject, desk: Desk, run: Run) -> None:
         """A token for more, whatever it was asked for."""

@@ -15,6 +15,7 @@ from contract.subject import Refused
 from contract.vault_subject import ROLE, VaultSubject
 from leasehold.broker.issuers.ports import Issued
 from leasehold.broker.lease.machine import Revocability
+from leasehold.core.errors import ConfigError
 from leasehold.core.secret import Secret
 from servers.ca import TestCa
 from servers.standin import ADDRESS
@@ -56,6 +57,12 @@ class TestVault(IssuerContract):
         assert "certificate" in fails(run, subject.issuer(misnamed, subject.secret).check(), subject.secret).message
         assert len(subject.vault.asked) == asked
         run(desk.issuer.check())
+
+    @pytest.mark.parametrize("key", ["server", "path"])
+    def test_what_is_needed_has_to_be_there(self, subject: VaultSubject, key: str) -> None:
+        parameters = {name: value for name, value in subject.parameters().items() if name != key}
+        with pytest.raises(ConfigError, match=f"the key {key} is missing"):
+            subject.issuer(parameters, subject.secret)
 
     def test_the_environment_is_not_asked(
         self, subject: VaultSubject, desk: Desk, run: Run, monkeypatch: pytest.MonkeyPatch, nobody: tuple[str, int]

@@ -140,8 +140,25 @@ def _vault(parameters: Parameters, secret: Secret) -> Issuer:
     )
 
 
+def _kubernetes(parameters: Parameters, secret: Secret) -> Issuer:
+    from leasehold.broker.issuers import kubernetes
+    from leasehold.broker.issuers.rest import Rest
+
+    if not parameters.has("audiences"):
+        raise parameters.error("the key audiences is missing", "name who is to take the tokens")
+    return kubernetes.KubernetesIssuer(
+        Rest(parameters.text("server", _https), parameters.text_or(SYSTEM_CA, "ca", _file)),
+        secret,
+        kubernetes.Account(
+            namespace=parameters.text("namespace", _dns_label), name=parameters.text("service_account", _dns_label)
+        ),
+        audiences=parameters.some("audiences", _audience),
+    )
+
+
 BUILTIN: dict[str, Factory] = {
     "github-app": _github_app,
+    "kubernetes": _kubernetes,
     "postgres": _postgres,
     "mysql": _mysql,
     "redis": _redis,
@@ -218,6 +235,18 @@ _MATERIAL = (
 def _vault_path(text: str) -> str:
     if not _PATH.fullmatch(text) or text.startswith(_VAULTS_OWN):
         raise Wrong("expected the path of a dynamic engine, found something else", "such as database/creds/readonly")
+    return text
+
+
+def _dns_label(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise Wrong("expected lower-case letters, digits and -, found something else")
+    return text
+
+
+def _audience(text: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]{1,256}", text):
+        raise Wrong("expected an audience, found something else", "such as https://kubernetes.default.svc")
     return text
 
 
