@@ -27,6 +27,10 @@ say "call an API, and read a stream"
 curl -sS https://api.forge.test/v1/me; echo
 curl -sSN 'https://api.forge.test/stream?events=3&interval_ms=100' | sed -n 's/^data:/  event:/p'
 
+say "query a database, with no password"
+psql -XAtq -d "$DATABASE" -c "INSERT INTO shop.orders (item) VALUES ('tea')" \
+  -c "SELECT '  as ' || session_user || ': ' || count(*) || ' orders' FROM shop.orders"
+
 say "try what was never allowed"
 curl -sS -X POST https://api.forge.test/user/keys; echo
 curl -sS -m 5 https://telemetry.example/ || true
