@@ -43,7 +43,7 @@ class CheckedIssuer:
 
     async def issue(self, order: Order) -> Issued:
         """See :meth:`Issuer.issue`; what is wider or lasts longer than ordered is revoked at once, and an error."""
-        issued = await self._ask("issue", self._issuer.issue(order), self._create_s)
+        issued = await self._ask("issue", self._issued(order), self._create_s)
         wrong = _wider(order, issued, self.outlasts_s)
         if wrong:
             await self.revoke(order.name, issued.kept)
@@ -56,16 +56,30 @@ class CheckedIssuer:
         """See :meth:`Issuer.revoke`."""
         if not name.startswith(NAME_PREFIX):
             raise self._error("revoke", "the name is none of ours", "this is a defect in Leasehold; please report it")
-        return await self._ask("revoke", self._issuer.revoke(name, kept), self._revoke_s)
+        gone = await self._ask("revoke", self._issuer.revoke(name, kept), self._revoke_s)
+        return gone is True  # of what says nothing, nobody says that it is gone
 
     async def find(self) -> Collection[str]:
         """See :meth:`Issuer.find`; a name that is none of ours is left out."""
-        found = await self._ask("find", self._issuer.find(), self._revoke_s)
-        return frozenset(name for name in found if name.startswith(NAME_PREFIX))
+        return await self._ask("find", self._found(), self._revoke_s)
 
     async def close(self) -> None:
         """See :meth:`Issuer.close`."""
         await self._issuer.close()
+
+    async def _issued(self, order: Order) -> Issued:
+        """``TypeError`` for what is no credential: an intent is all that there is of it then, and is swept."""
+        issued = await self._issuer.issue(order)
+        if not isinstance(issued, Issued) or not isinstance(issued.expires, (int, float)):
+            raise TypeError
+        if not all(isinstance(value, Secret) for value in (*issued.material.values(), issued.kept or order.secret)):
+            raise TypeError
+        if not issued.material or not isinstance(issued.scope, frozenset):
+            raise TypeError
+        return issued
+
+    async def _found(self) -> frozenset[str]:
+        return frozenset(name for name in await self._issuer.find() if name.startswith(NAME_PREFIX))
 
     async def _ask(self, verb: str, call: Awaitable[T], limit_s: float) -> T:
         try:

@@ -176,6 +176,41 @@ def test_what_was_wider_and_cannot_be_taken_back_is_an_error_too() -> None:
         ask(provider, "issue")
 
 
+@pytest.mark.parametrize(
+    "issued",
+    [
+        None,
+        {"password": "x"},
+        replace(TRUE, material={}),
+        replace(TRUE, material={"password": PASSWORD}),
+        replace(TRUE, material=None),
+        replace(TRUE, kept="receipt"),
+        replace(TRUE, expires="soon"),
+        replace(TRUE, expires=None),
+        replace(TRUE, scope=["read"]),
+    ],
+)
+def test_what_is_no_credential_is_a_defect_of_its_issuer(issued: Any) -> None:
+    error = refused(Provider(issued=issued), "issue")
+    assert "defect in the issuer" in error.hint
+    assert PASSWORD not in f"{error!r} {vars(error)}"
+
+
+@pytest.mark.parametrize("found", [None, 5, [5], [None]])
+def test_what_are_no_names_is_a_defect_of_its_issuer(found: Any) -> None:
+    assert "defect in the issuer" in refused(Provider(found=found), "find").hint
+
+
+@pytest.mark.parametrize(("said", "gone"), [(True, True), (False, False), (None, False), (1, False), ("gone", False)])
+def test_only_what_is_said_to_be_gone_is_gone(said: Any, gone: bool) -> None:
+    class Mute(Provider):
+        async def revoke(self, name: str, kept: Secret | None = None) -> bool:
+            answer: bool = said
+            return answer
+
+    assert ask(Mute(), "revoke") is gone
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_one_that_hangs_is_given_up(verb: str) -> None:
     assert "no answer within 0.01 s" in refused(Provider(hangs=True), verb, create_s=0.01, revoke_s=0.01).message
