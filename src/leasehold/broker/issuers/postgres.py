@@ -48,6 +48,7 @@ _OPTIONS = " ".join(
     for setting in (
         "search_path=pg_catalog,pg_temp",
         "synchronous_commit=on",
+        "plan_cache_mode=force_generic_plan",
         "statement_timeout=10s",
         "lock_timeout=8s",
         "idle_in_transaction_session_timeout=10s",

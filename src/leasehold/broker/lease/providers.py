@@ -1,7 +1,7 @@
 """Issuers that are kept for a moment, so that a lease need not wait for a connection and its TLS handshake.
 
 One is used for half a minute at most, however busy it is: what a provider has refused, or an operator has changed by
-then, is seen by the next. One whose call failed is not used again.
+then, is seen by the next. Failed calls change nothing: an issuer has no state, and a connection that failed is no more.
 """
 
 from __future__ import annotations
@@ -51,9 +51,6 @@ class Providers:
         kept.users += 1
         try:
             yield kept.issuer
-        except BaseException:
-            self._drop(kept)
-            raise
         finally:
             kept.users -= 1
             if not kept.users and kept not in self._kept:

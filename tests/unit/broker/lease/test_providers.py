@@ -118,14 +118,19 @@ def test_who_rests_lets_go_of_what_is_old_enough(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
-def test_one_whose_call_failed_is_not_used_again(desk: Desk, error: type[BaseException]) -> None:
+def test_a_failed_call_leaves_it_to_the_others(desk: Desk, error: type[BaseException]) -> None:
     async def story() -> None:
         first = await desk.use()
         with pytest.raises(error):
             async with desk.providers.issuer("fake", {"server": "here"}, ADMIN):
                 raise error
-        assert desk.closed() == [1]
-        assert await desk.use() is not first
+        assert await desk.use() is first
+        desk.now += 30
+        with pytest.raises(error):
+            async with desk.providers.issuer("fake", {"server": "here"}, ADMIN):
+                await desk.providers.close()
+                raise error
+        assert desk.closed() == [1, 1]
 
     asyncio.run(story())
 
