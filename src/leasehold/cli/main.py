@@ -22,6 +22,7 @@ COMMANDS = (
     ("init", "write a commented starter configuration"),
     ("secret", "set, list or remove secrets in the vault"),
     ("credential", "list the credentials, or check that their secrets can be had"),
+    ("lease", "list leases, and take them back at once"),
     ("audit", "read and verify the audit log"),
     ("doctor", "say what this machine lacks, and how to get it"),
     ("daemon", "show or stop the broker daemon"),

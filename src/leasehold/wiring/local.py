@@ -35,6 +35,7 @@ from leasehold.node.egress.process import EnvoyProcess
 from leasehold.node.guard import handback
 from leasehold.wiring.connection import Connection
 from leasehold.wiring.following import follow, tail
+from leasehold.wiring.leasing import Leasing
 from leasehold.wiring.plans import check_issuers, plan_task
 from leasehold.wiring.tasks import Task, Tasks
 
@@ -72,6 +73,7 @@ class Daemon:
         leases = Leases(self._audit, self._resolve, clock, self._issuing)
         self._tasks = Tasks(runtime=runtime, audit=self._audit, leases=leases, clock=clock, counter=self._count)
         self._egress = self._tasks.egress
+        self._leasing = Leasing(self._tasks, leases, self._issuing, self._audit, (state / _LEDGER).exists)
         self._broker_socket = runtime / "envoy-broker.sock"
         for stale in (*runtime.glob("*-*.sock"), *runtime.glob("netns-*")):
             stale.unlink()
@@ -167,7 +169,8 @@ class Daemon:
         elif operation == "audit.tail":
             await self._audit_tail(connection, message)
         else:
-            await connection.send(await self._answer(self._operations.get(str(operation)), message))
+            operations = self._operations | self._leasing.operations(peer.uid)
+            await connection.send(await self._answer(operations.get(str(operation)), message))
             return True
         return False
 

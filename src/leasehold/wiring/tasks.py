@@ -37,7 +37,7 @@ _REASONS = {
     "deny: host": "this host may not be reached like this",
     "deny: override": "a header changes the method or the path",
     "connection: unknown name": "not a known host: allow it under [hosts]",
-    "closed": "the credential's time in the task was over (max_ttl)",
+    "closed": "the credential's time in the task was over (max_ttl), or the operator revoked it",
 }
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 _SYNTHETIC = ipaddress.ip_address("198.18.0.2")
@@ -177,6 +177,17 @@ class Tasks:
             else:
                 self._leases.lapse(lease)
                 self._spawn(self._leases.take_back([lease]))
+
+    def revoke(self, task_id: str, credential: str) -> None:
+        """The operator ends a credential in a task: cut at once, and nothing more is issued to it.
+
+        Recording it, and what is at a provider, are the caller's.
+        """
+        self.egress.end(task_id, credential)
+        self._leases.revoke(task_id, credential)
+        task = self.open_tasks.get(task_id)
+        if task is not None:
+            task.expired.setdefault(credential, self._clock())
 
     async def renew(self) -> None:
         """Replace what ends before its task does, while what is under way goes on; ``AuditError`` as in ``expire``."""

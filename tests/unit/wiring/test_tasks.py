@@ -305,7 +305,7 @@ def test_the_summary_says_when_each_access_ended(node: Any) -> None:
             }
             assert (npm["first_use"], npm["ended"], npm["revocability"]) == (None, NOON + 1000, "never-issued")
             reasons = [(row["reason"], row["count"]) for row in summary["denied"]]
-            assert reasons == [("the credential's time in the task was over (max_ttl)", 2)]
+            assert reasons == [("the credential's time in the task was over (max_ttl), or the operator revoked it", 2)]
 
     run(scenario())
 

@@ -52,6 +52,7 @@ class Event(enum.StrEnum):
     LEASE_EXPIRED = "lease:expired"
     LEASE_ISSUED = "lease:issued"
     LEASE_REVOKED = "lease:revoked"
+    LEASE_REVOKE_ASKED = "lease:revoke-asked"
     LEASE_STUCK = "lease:stuck"
     NAME_DENIED = "name:denied"
     REQUEST_DENIED = "request:denied"
@@ -123,6 +124,7 @@ SHAPES: Mapping[Event, Shape] = MappingProxyType(
         Event.LEASE_EXPIRED: _task(**_LEASE),
         Event.LEASE_ISSUED: _task(**_LEASE),
         Event.LEASE_REVOKED: _task(**_LEASE),
+        Event.LEASE_REVOKE_ASKED: _task(credential=Kind.TEXT, uid=Kind.COUNT),
         Event.LEASE_STUCK: _task(**_LEASE),
         Event.NAME_DENIED: _task(host=Kind.HOST, count=Kind.COUNT),
         Event.REQUEST_DENIED: _task(reason=Kind.TEXT, **_USE),

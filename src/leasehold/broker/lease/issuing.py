@@ -11,7 +11,8 @@ import json
 import secrets
 import string
 from base64 import b64decode, b64encode
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -84,7 +85,32 @@ class Issuing:
         self._clocks = clocks
         self._at = at
         self._creating: set[str] = set()
+        self._listeners: set[Callable[[], None]] = set()
         self.owner = owner
+
+    @contextmanager
+    def watched(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call it after each change that this process makes to a lease."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    def tell(self) -> None:
+        """A lease has changed."""
+        for listener in self._listeners:
+            listener()
+
+    async def entry(self, entry_id: str) -> Entry | None:
+        """One entry of the ledger."""
+        return await self._ask(lambda ledger: ledger.entry(entry_id))
+
+    async def entries(
+        self, *, task: str = "", states: Collection[State] = (), after: str = "", limit: int = 100
+    ) -> Sequence[Entry]:
+        """A page of the ledger, this broker's leases and others'; see :meth:`Ledger.entries`."""
+        return await self._ask(lambda ledger: ledger.entries(task=task, states=states, after=after, limit=limit))
 
     async def issue(self, task: str, credential: Credential, admin: Secret, expires: float) -> Live:
         """Create it for a task, to last until ``expires`` at most. ``admin``: the administrative secret.
@@ -97,6 +123,7 @@ class Issuing:
             began = self._clocks.boot()
             self._at("intent-before")
             await self._ask(lambda ledger: ledger.intend(entry))
+            self.tell()
             self._at("intent-after")
             self._creating.add(entry.id)
             try:
@@ -156,6 +183,7 @@ class Issuing:
             await issuer.revoke(entry.name, issued.kept)
         else:
             self._at("record-after")
+            self.tell()
             return Live(entry=active, issued=issued)
         raise IssuerError(f"issuer({issuer.kind}) issue: it took too long", hint="try again")
 
@@ -253,6 +281,7 @@ class Issuing:
             await self._ask(lambda ledger: ledger.change(before, after))
         except StaleEntry:
             return False
+        self.tell()
         return True
 
     async def _current(self, entry: Entry) -> Entry:

@@ -32,6 +32,7 @@ class _Held:
     deadline: float
     leases: dict[str, Lease] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    revoked: set[str] = field(default_factory=set)
     until: dict[str, float] = field(default_factory=dict)
     patience: dict[str, float] = field(default_factory=dict)
     turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
@@ -63,6 +64,8 @@ class Leases:
             return await self._use(held, task, credential)
 
     async def _use(self, held: _Held, task: str, credential: Credential) -> Lease | Refusal:
+        if credential.name in held.revoked:
+            return _revoked(credential.name)
         now = self._clock()
         lease = held.leases.get(credential.name)
         if lease is not None and now < lease.expires:
@@ -86,19 +89,24 @@ class Leases:
             self._record(event, task, credential, Outcome.FAILED, policy=decision.policy, reason=e.code)
             raise
         # Secrets take their time: the task may be over by now.
-        if self._is_over(task, held):
-            return _TASK_ENDED
+        over = self._is_over(task, held, credential)
+        if over is not None:
+            return over
         # Appended before the create and the release: what cannot be recorded is not given (DESIGN 6).
         self._record(event, task, credential, Outcome.ALLOWED, policy=decision.policy, reason="")
         lease = await self._lease(held, task, credential, secret)
-        if self._is_over(task, held):
+        over = self._is_over(task, held, credential)
+        if over is not None:
             await self.take_back([lease])
-            return _TASK_ENDED
+            return over
         held.leases[credential.name] = lease
+        self._issuing.tell()
         return lease
 
-    def _is_over(self, task: str, held: _Held) -> bool:
-        return self._tasks.get(task) is not held or self._clock() >= held.deadline
+    def _is_over(self, task: str, held: _Held, credential: Credential) -> Refusal | None:
+        if self._tasks.get(task) is not held or self._clock() >= held.deadline:
+            return _TASK_ENDED
+        return _revoked(credential.name) if credential.name in held.revoked else None
 
     async def _lease(self, held: _Held, task: str, credential: Credential, secret: Secret) -> Lease:
         """Of a static credential ``secret`` itself; else what its provider makes for the administrative ``secret``."""
@@ -178,7 +186,27 @@ class Leases:
     def close(self, task: str) -> list[Lease]:
         """Forget the task's leases; returns what it held."""
         held = self._tasks.pop(task, None)
+        self._issuing.tell()
         return list(held.leases.values()) if held else []
+
+    def held(self) -> list[tuple[Lease, bool]]:
+        """What the open tasks have, each with whether its use has ended."""
+        return [
+            (lease, name in held.ended or name in held.revoked)
+            for held in self._tasks.values()
+            for name, lease in held.leases.items()
+        ]
+
+    def revoke(self, task: str, credential: str) -> None:
+        """The operator has ended it: from now on the task gets none for this credential, had it one or not.
+
+        What it has at a provider is the caller's to take back; the one that is just being made is taken back here.
+        """
+        held = self._tasks.get(task)
+        if held is not None:
+            held.revoked.add(credential)
+            held.ended.add(credential)
+            self._issuing.tell()
 
     def expired(self, now: float) -> list[Lease]:
         """Leases whose time is over; the caller ends their use and calls ``end``."""
@@ -194,6 +222,7 @@ class Leases:
         held = self._tasks.get(lease.task)
         if held is not None and lease.credential not in held.ended:
             held.ended.add(lease.credential)
+            self._issuing.tell()
             self._over(lease.task, credential)
 
     def _over(self, task: str, credential: Credential) -> Refusal:
@@ -215,6 +244,11 @@ class Leases:
             policy=policy,
             reason=reason,
         )
+
+
+def _revoked(credential: str) -> Refusal:
+    hint = "Ask the operator why. Another task may get it."
+    return Refusal(code="access-ended", message=f"{credential}: revoked by the operator.", hint=hint)
 
 
 def _value(material: Mapping[str, Secret]) -> Secret:

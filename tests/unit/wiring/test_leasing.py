@@ -1,0 +1,313 @@
+"""The operator's view of leases: shown without a secret, and ended at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fakes.provider import ADMIN, Provider, issuing
+from leasehold.broker.lease.issuing import Issuing
+from leasehold.broker.lease.machine import Revocability, State
+from leasehold.broker.lease.model import Refusal
+from leasehold.broker.lease.store import SqliteLedger
+from leasehold.wiring.leasing import Leasing
+
+from .host import Host, Scenario
+from .parts import FORGE_HOST, NOON, credential
+
+ORDERS = credential("orders", "db.example", issuer="fake", parameters=(("server", "somewhere"),))
+
+
+class Operator:
+    """What the daemon has, with a provider in a folder; ``other`` is a broker whose leases are in the same ledger."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.provider = Provider(host.state / "provider")
+        self.issuing = self._issuing("one")
+        self.other = self._issuing("dead")
+        daemon = host.daemon
+        daemon._leasing = Leasing(
+            daemon._tasks, daemon._tasks._leases, self.issuing, daemon._audit, (host.state / "ledger.db").exists
+        )
+        self.client = host.client()
+
+    def _issuing(self, owner: str) -> Issuing:
+        return issuing(self.host.state, self.provider, self.host.daemon._audit, self.host.clock, owner=owner)
+
+    async def issue(
+        self, task: str = "dead2a", *, other: bool = False, ttl_s: float = 900, name: str = "orders"
+    ) -> str:
+        """The id of a lease that a provider has made."""
+        made = replace(ORDERS, name=name)
+        live = await (self.other if other else self.issuing).issue(task, made, ADMIN, self.host.clock() + 900)
+        return live.entry.id
+
+    async def list(self, **asked: Any) -> dict[str, str]:
+        """Id to state."""
+        said = await self.client.ask("lease.list", **asked)
+        return {row["id"]: row["state"] for row in said["leases"]}
+
+    async def revoke(self, **asked: Any) -> dict[str, str]:
+        """Id to outcome."""
+        said = await self.client.ask("lease.revoke", **asked)
+        return {row["id"]: row["outcome"] for row in said["leases"]}
+
+    def asked(self) -> list[tuple[str | None, Any]]:
+        return [(record.task, record.fields["credential"]) for record in self.host.records("lease:revoke-asked")]
+
+    def close(self) -> None:
+        self.issuing.close()
+        self.other.close()
+
+
+@pytest.fixture
+def operate(run: Callable[[Scenario], None]) -> Callable[[Callable[[Operator], Any]], None]:
+    def whole(scenario: Callable[[Operator], Any]) -> None:
+        async def inner(host: Host) -> None:
+            operator = Operator(host)
+            try:
+                await scenario(operator)
+            finally:
+                operator.close()
+
+        run(inner)
+
+    return whole
+
+
+Operate = Callable[[Callable[[Operator], Any]], None]
+
+
+async def using(host: Host) -> tuple[str, str]:
+    """A task that has used ``forge``, and its upstream."""
+    await host.store()
+    _, reply = await host.open()
+    name = f"{reply['task']}/0/forge/{FORGE_HOST}:443"
+    assert (await host.envoy.check(name)).status.code == 0
+    return reply["task"], name
+
+
+def test_a_question_makes_no_ledger(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        assert await operator.list() == {}
+        assert await operator.revoke(all=True) == {}
+        assert (await operator.client.ask("lease.show", id="x"))["error"]["code"] == "usage"
+        assert not (operator.host.state / "ledger.db").exists()
+
+    operate(scenario)
+
+
+def test_open_leases_are_listed_and_closed_ones_when_asked_for(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        task, _ = await using(operator.host)
+        first, second = await operator.issue(), await operator.issue("other2", other=True)
+        assert await operator.list() == {f"{task}/forge": "active", first: "active", second: "active"}
+        assert await operator.revoke(id=first) == {first: "revoked"}
+        assert await operator.list() == {f"{task}/forge": "active", second: "active"}
+        assert await operator.list(states=["revoked"]) == {first: "revoked"}
+        assert await operator.list(states=["ended"]) == {}
+        assert await operator.list(task="other2") == {second: "active"}
+        wrong = await operator.client.ask("lease.list", states=["gone"])
+        assert wrong["error"]["message"] == "there is no state 'gone'"
+
+    operate(scenario)
+
+
+def test_pages_hold_each_lease_once(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        made = {await operator.issue() for _ in range(5)}
+        found: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            page = await operator.client.ask("lease.list", after=after, limit=2)
+            found += [row["id"] for row in page["leases"]]
+            after = page["after"]
+        assert found == sorted(made)
+
+    operate(scenario)
+
+
+def test_no_secret_and_no_recipe_is_shown(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        task, _ = await using(operator.host)
+        made = await operator.issue()
+        for lease in (made, f"{task}/forge"):
+            said = await operator.client.ask("lease.show", id=lease)
+            assert "s3cr3t" not in str(said)
+            assert set(said["lease"]) == {
+                "id", "task", "credential", "issuer", "name", "state", "revocability", "created", "expires", "due",
+                "closed", "attempts", "error", "this_broker",
+            }  # fmt: skip
+        shown = (await operator.client.ask("lease.show", id=made))["lease"]
+        assert (shown["state"], shown["expires"], shown["this_broker"]) == ("active", NOON + 900, True)
+
+    operate(scenario)
+
+
+def test_an_id_may_be_cut_short_as_long_as_it_means_one(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        first, second = await operator.issue("task2a"), await operator.issue("task2b")
+        most = next(n for n in range(1, 21) if first[:n] != second[:n])
+
+        async def shown(wanted: str) -> Any:
+            said = await operator.client.ask("lease.show", id=wanted)
+            return said["lease"]["id"] if "lease" in said else said["error"]
+
+        assert await shown(first) == first
+        assert await shown(first[:most]) == first
+        assert await shown("task2b/orders") == second
+        assert await shown("task2a/") == first
+        third = await operator.issue("task2a", name="stock")
+        assert await shown("task2a/s") == third
+        assert (await shown("task2a/"))["message"] == "'task2a/' begins 2 leases"
+        assert (await shown("task2a/"))["hint"] == "write more of it: task2a/orders, task2a/stock"
+        assert (await shown(""))["message"] == "there is no lease ''"
+
+    operate(scenario)
+
+
+def test_of_several_leases_of_a_credential_the_open_one_is_shown(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        first = await operator.issue("task2a")
+        await operator.revoke(id=first)
+        said = await operator.client.ask("lease.show", id="task2a/orders")
+        assert said["lease"]["id"] == first
+        second = await operator.issue("task2a")
+        operator.host.clock.now += 1
+        await operator.issue("task2a", name="orders2")
+        said = await operator.client.ask("lease.show", id="task2a/orders")
+        assert said["lease"]["id"] == second
+
+    operate(scenario)
+
+
+def test_g_a_revoked_credential_is_cut_recorded_and_not_issued_again(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        host = operator.host
+        task, name = await using(host)
+        other = (await host.open())[1]["task"]
+        assert await operator.revoke(id=f"{task}/forge") == {f"{task}/forge": "ended"}
+        await host.envoy.until(lambda: host.envoy.answer_of(FORGE_HOST) == (f"closed/{name}", "access-ended"))
+        (record,) = host.records("lease:revoke-asked")
+        assert (record.task, record.fields["credential"], record.fields["uid"]) == (task, "forge", 0)
+        refused = await host.daemon._tasks._leases.first_use(task, credential("forge", FORGE_HOST))
+        assert isinstance(refused, Refusal)
+        assert (refused.code, refused.message) == ("access-ended", "forge: revoked by the operator.")
+        assert await operator.list(states=["ended"]) == {f"{task}/forge": "ended"}
+        # The task goes on, and so does the other, with the same credential.
+        assert {task, other} <= set(host.daemon._tasks.open_tasks)
+        assert (await host.envoy.check(f"{other}/0/forge/{FORGE_HOST}:443")).status.code == 0
+
+    operate(scenario)
+
+
+def test_what_was_not_issued_yet_is_not_issued_any_more(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        await operator.host.store()
+        task = (await operator.host.open())[1]["task"]
+        assert await operator.revoke(credential="forge") == {f"{task}/forge": "withheld"}
+        refused = await operator.host.daemon._tasks._leases.first_use(task, credential("forge", FORGE_HOST))
+        assert isinstance(refused, Refusal)
+
+    operate(scenario)
+
+
+def test_all_means_every_lease_of_every_task_and_of_brokers_that_are_dead(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        task, _ = await using(operator.host)
+        mine, others = await operator.issue(), await operator.issue("other2", other=True)
+        found = await operator.revoke(all=True)
+        assert found == {mine: "revoked", others: "revoked", f"{task}/forge": "ended", f"{task}/own": "withheld"}
+        assert operator.provider.names() == set()
+        assert sorted(operator.asked()) == sorted(
+            [("dead2a", "orders"), ("other2", "orders"), (task, "forge"), (task, "own")]
+        )
+        assert task in operator.host.daemon._tasks.open_tasks
+
+    operate(scenario)
+
+
+def test_a_task_and_a_credential_are_ended_as_a_whole_and_no_other(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        here = [await operator.issue("task2a"), await operator.issue("task2a", name="stock")]
+        there = await operator.issue("task2b", name="stock")
+        assert await operator.revoke(task="task2a") == dict.fromkeys(here, "revoked")
+        assert await operator.list() == {there: "active"}
+        assert await operator.revoke(credential="orders") == {}
+        assert await operator.revoke(credential="stock") == {there: "revoked"}
+
+    operate(scenario)
+
+
+def test_what_can_only_expire_is_not_called_revoked(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        operator.provider.revocability = Revocability.TTL_ONLY
+        made = await operator.issue()
+        assert await operator.revoke(id=made) == {made: "expires"}
+        operator.host.clock.now += 901
+        assert await operator.revoke(id=made) == {made: "expired"}
+
+    operate(scenario)
+
+
+def test_a_provider_that_is_down_is_said_and_tried_again(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        made = await operator.issue()
+        operator.provider.down = True
+        assert await operator.revoke(id=made) == {made: "trying"}
+        shown = (await operator.client.ask("lease.show", id=made))["lease"]
+        assert (shown["state"], shown["error"]) == ("revoking", "issuer(fake) revoke: the provider does not answer")
+        operator.provider.down = False
+        operator.host.clock.now += 2
+        assert await operator.issuing.sweep() == 1
+        assert await operator.list() == {}
+
+    operate(scenario)
+
+
+def test_an_intent_is_left_to_the_sweep(operate: Operate) -> None:
+    """The provider may be at work on it: what it creates after it was asked to drop it would live."""
+
+    async def scenario(operator: Operator) -> None:
+        operator.provider.down = True
+        with pytest.raises(Exception, match="does not answer"):
+            await operator.issue()
+        operator.provider.down = False
+        (made,) = await operator.list()
+        assert await operator.revoke(id=made) == {made: "trying"}
+        assert await operator.list() == {made: "intended"}
+
+    operate(scenario)
+
+
+def test_without_a_ledger_what_is_in_memory_is_ended_all_the_same(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        task, name = await using(operator.host)
+        await operator.issue()
+        SqliteLedger(operator.host.state).close()
+        (operator.host.state / "ledger.db").rename(operator.host.state / "away.db")
+        (operator.host.state / "ledger.db").write_bytes(b"no ledger")
+        said = await operator.client.ask("lease.revoke", all=True)
+        assert said["error"]["code"] == "ledger-unusable"
+        assert "the routes of 2 credentials in open tasks are closed" in said["error"]["message"]
+        await operator.host.envoy.until(
+            lambda: operator.host.envoy.answer_of(FORGE_HOST) == (f"closed/{name}", "access-ended")
+        )
+        assert sorted(operator.asked()) == [(task, "forge"), (task, "own")]
+
+    operate(scenario)
+
+
+@pytest.mark.parametrize("asked", [{}, {"all": True, "task": "x"}, {"id": "x", "credential": "y"}])
+def test_one_thing_has_to_be_meant(operate: Operate, asked: dict[str, Any]) -> None:
+    async def scenario(operator: Operator) -> None:
+        made = await operator.issue()
+        said = await operator.client.ask("lease.revoke", **asked)
+        assert said["error"]["code"] == "usage"
+        assert await operator.list() == {made: State.ACTIVE}
+
+    operate(scenario)
