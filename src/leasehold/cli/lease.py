@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from leasehold.cli import client, output
-from leasehold.core.errors import UsageError
+from leasehold.core import wire
+from leasehold.core.errors import BrokerGone, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 STATES = ("intended", "active", "revoking", "quarantined", "revoked", "expired", "ended")
+OPEN_STATES = STATES[:4]
 _HEADINGS = ("ID", "TASK", "CREDENTIAL", "ISSUER", "STATE", "REVOCABLE", "EXPIRES")
 _TIMES = ("created", "expires", "due", "closed")
 _WORDS = {
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     every.add_argument("--task", metavar="ID", help="of this task")
     every.add_argument("--state", metavar="STATE", choices=STATES, help=f"in this state: {', '.join(STATES)}")
     every.add_argument("--all-states", action="store_true", help="also those that are over")
+    every.add_argument("--watch", action="store_true", help="go on with each change")
     show = actions.add_parser("show", help="show one lease", allow_abbrev=False)
     show.add_argument("id", metavar="ID", help="its id or TASK/CREDENTIAL, or the beginning of one")
     revoke = actions.add_parser("revoke", help="end access at once, and take back what was issued", allow_abbrev=False)
@@ -55,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(sock: socket.socket, args: argparse.Namespace) -> int:
+    if args.watch:
+        return _watch(sock, args)
     rows = list(_pages(sock, args))
     if args.json:
         output.dump([_times(row) for row in rows])
@@ -63,6 +68,36 @@ def _list(sock: socket.socket, args: argparse.Namespace) -> int:
         if not rows:
             output.note("there is no such lease" if _narrowed(args) else "there is no open lease")
     return 0
+
+
+def _watch(sock: socket.socket, args: argparse.Namespace) -> int:
+    """On a terminal a table that is drawn anew, else each change as a line, until the broker ends."""
+    wanted = set(_states(args) or OPEN_STATES)
+    draws = sys.stdout.isatty() and not args.json
+    open_now: dict[str, dict[str, Any]] = {}
+    wire.send(sock, {"op": "lease.watch", "task": args.task})
+    while (received := wire.receive(sock)) is not None:
+        message, _ = received
+        if "error" in message:
+            raise client.RemoteError(**message["error"])
+        if draws:
+            open_now |= {row["id"]: row for row in message["leases"]}
+            open_now = {name: row for name, row in open_now.items() if row["state"] in wanted}
+            sys.stdout.write("\033[H\033[2J")
+            output.table(_HEADINGS, [_columns(row) for row in open_now.values()])
+        for row in () if draws else message["leases"]:
+            # Without a state asked for, how a lease ends is a change too.
+            if not args.state or row["state"] in wanted:
+                _line(row, as_json=args.json)
+        sys.stdout.flush()
+    raise BrokerGone("the broker ended, and with it what it could say of leases", hint="run the command again")
+
+
+def _line(row: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        output.dump(_times(row))
+    else:
+        output.table(_HEADINGS, [_columns(row)])
 
 
 def _narrowed(args: argparse.Namespace) -> bool:

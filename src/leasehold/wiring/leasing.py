@@ -17,6 +17,7 @@ from leasehold.broker.lease.machine import OPEN, Entry, State
 from leasehold.broker.lease.model import Lease
 from leasehold.broker.lease.service import Leases
 from leasehold.core.errors import LeaseholdError, LedgerError, UsageError
+from leasehold.wiring.connection import Connection
 from leasehold.wiring.tasks import Tasks
 
 Row = dict[str, Any]
@@ -69,6 +70,41 @@ class Leasing:
             "lease.show": self._show,
             "lease.revoke": lambda message: self._revoke(message, uid),
         }
+
+    async def watch(self, connection: Connection, message: dict[str, Any]) -> None:
+        """The open leases, then each that has changed, until the reader leaves.
+
+        A slow reader gets fewer messages, never an old one; the last of a lease is the one that says how it ended.
+        """
+        task = str(message.get("task") or "")
+        changed = asyncio.Event()
+        leaving = asyncio.create_task(connection.receive())
+        shown: dict[str, Row] | None = None
+        try:
+            with self._issuing.watched(changed.set):
+                while not leaving.done():
+                    changed.clear()
+                    rows = {row["id"]: row for row in await self._live(task)}
+                    before = shown or {}
+                    news = [row for name, row in rows.items() if before.get(name) != row]
+                    news += [await self._last(row) for name, row in before.items() if name not in rows]
+                    if news or shown is None:
+                        await connection.send({"leases": news})
+                    shown = rows
+                    change = asyncio.create_task(changed.wait())
+                    await asyncio.wait({change, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                    change.cancel()
+        finally:
+            leaving.cancel()
+
+    async def _live(self, task: str) -> list[Row]:
+        static = [row for row in self._static() if row["state"] != ENDED and task in ("", row["task"])]
+        return static + [self._row(entry) for entry in await self._open(task)]
+
+    async def _last(self, row: Row) -> Row:
+        """How it ended."""
+        entry = None if row["issuer"] == "static" else await self._issuing.entry(row["id"])
+        return {**row, "state": ENDED} if entry is None else self._row(entry)
 
     async def _list(self, message: dict[str, Any]) -> Row:
         """One page: of the ledger in the order of ids, the static ones before the first."""

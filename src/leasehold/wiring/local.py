@@ -168,6 +168,8 @@ class Daemon:
             await self._task(connection, peer, message, fds)
         elif operation == "audit.tail":
             await self._audit_tail(connection, message)
+        elif operation == "lease.watch":
+            await self._leasing.watch(connection, message)
         else:
             operations = self._operations | self._leasing.operations(peer.uid)
             await connection.send(await self._answer(operations.get(str(operation)), message))

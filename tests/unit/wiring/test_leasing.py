@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ class Operator:
         self.issuing = self._issuing("one")
         self.other = self._issuing("dead")
         daemon = host.daemon
+        daemon._tasks._leases._issuing = self.issuing
         daemon._leasing = Leasing(
             daemon._tasks, daemon._tasks._leases, self.issuing, daemon._audit, (host.state / "ledger.db").exists
         )
@@ -309,5 +311,63 @@ def test_one_thing_has_to_be_meant(operate: Operate, asked: dict[str, Any]) -> N
         said = await operator.client.ask("lease.revoke", **asked)
         assert said["error"]["code"] == "usage"
         assert await operator.list() == {made: State.ACTIVE}
+
+    operate(scenario)
+
+
+def test_whoever_watches_sees_each_change_at_once_and_how_it_ended(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        host, watcher = operator.host, operator.host.client()
+
+        async def next_states() -> dict[str, str]:
+            message = await watcher.next()
+            assert message is not None
+            assert "s3cr3t" not in str(message)
+            return {row["id"]: row["state"] for row in message["leases"]}
+
+        async def until(row: dict[str, str]) -> None:
+            while await next_states() != row:
+                pass
+
+        first = await operator.issue()
+        watcher.tell("lease.watch")
+        assert await next_states() == {first: "active"}
+        task, _ = await using(host)
+        assert await next_states() == {f"{task}/forge": "active"}
+        second = await operator.issue("task2a")
+        await until({second: "active"})
+        await operator.revoke(id=second)
+        await until({second: "revoked"})
+        await operator.revoke(id=f"{task}/forge")
+        assert await next_states() == {f"{task}/forge": "ended"}
+        watcher.leave()
+
+    operate(scenario)
+
+
+def test_whoever_watches_one_task_sees_no_other(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        watcher = operator.host.client()
+        assert (await watcher.ask("lease.watch", task="task2b"))["leases"] == []
+        await operator.issue("task2a")
+        there = await operator.issue("task2b")
+        message = await watcher.next()
+        assert message is not None
+        assert [row["id"] for row in message["leases"]] == [there]
+
+    operate(scenario)
+
+
+def test_what_nobody_watches_any_more_is_told_to_nobody(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        watcher = operator.host.client()
+        assert (await watcher.ask("lease.watch"))["leases"] == []
+        assert len(operator.issuing._listeners) == 1
+        watcher.leave()
+        operator.client.leave()
+        async with asyncio.timeout(10):
+            while operator.host.daemon._clients > 0:
+                await asyncio.sleep(0)
+        assert operator.issuing._listeners == set()
 
     operate(scenario)
