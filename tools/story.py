@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from providers import Providers  # noqa: E402  # the path above comes first
 
-from servers.encodings import find  # noqa: E402
+from servers.encodings import find  # noqa: E402  # and here
 from servers.harness import Leasehold  # noqa: E402
 from servers.people import Person, ordinary_user  # noqa: E402
 from servers.upstreams import Upstreams  # noqa: E402

@@ -75,6 +75,7 @@ SUMMARY: dict[str, Any] = {
     ],
     "alarm": "",
     "secrets_exposed": 0,
+    "exposed": [],
 }
 
 

@@ -89,6 +89,10 @@ def records(lh: Leasehold, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
+def where(orders: Database) -> str:
+    return f"host={orders.host} port={orders.port} dbname=orders"
+
+
 def task_of(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.split("task ", 1)[1].split(" ", 1)[0]
 
@@ -273,3 +277,29 @@ class TestEnd:
         secret.write_bytes(right)
         done = alone.run("sh", "-c", short, mixed=True)
         assert done.returncode == 0, done.stdout
+
+
+class TestExposed:
+    """What a tool that cannot do otherwise gets in its environment, and what becomes of it."""
+
+    def test_it_is_a_credential_of_its_own_and_is_taken_back(
+        self, upstreams: Upstreams, orders: Database, person: Person | None
+    ) -> None:
+        with Leasehold(upstreams, "api", person=person) as lh:
+            configure(lh, upstreams, orders)
+            config = lh.config.read_text()
+            assert lh.run("true", options=["--expose", "orders"]).returncode == 125, "nobody has allowed it"
+            expose = 'expose = { TOOL_USER = "username", TOOL_PASSWORD = "password" }\nmax_ttl'
+            lh.config.write_text(config.replace("max_ttl", expose))
+            script = f"echo $TOOL_USER $TOOL_PASSWORD; psql -XAtq -d '{where(orders)}' -c 'SELECT session_user'"
+            done = lh.run("sh", "-c", script, options=["--expose", "orders"])
+            assert done.returncode == 0, done.stderr
+            user, password, other = done.stdout.split()
+            assert user.startswith("lh_") and other.startswith("lh_") and user != other
+            assert len(password) >= 32
+            assert "secrets that entered the compartment: 1 (orders, as asked for)" in done.stderr
+            assert not [name for name in orders.subject.accounts() if name.startswith("lh_")]
+            events = [record["event"] for record in records(lh, task_of(done))]
+            assert events.count("credential:exposed") == 1 and events.count("lease:revoked") == 2
+            plain = lh.run("sh", "-c", "echo [$TOOL_PASSWORD]")
+            assert plain.stdout.strip() == "[]" and "entered the compartment: 0" in plain.stderr

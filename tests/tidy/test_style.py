@@ -29,6 +29,7 @@ REVEALS = {
     "src/leasehold/node/guard/redaction.py": "what to search a workspace for",
     "src/leasehold/node/egress/clusters.py": "what is injected, into Envoy's secrets",
     "src/leasehold/node/egress/scrub.py": "what is injected, into the form of the header",
+    "src/leasehold/wiring/tasks.py": "what a task was started to have in its environment",
     "src/leasehold/node/egress/behind.py": "a task's password, into its relay's memory",
     "src/leasehold/node/egress/pooler.py": "a task's password, into its pooler's memory",
     "src/leasehold/node/egress/relaying.py": "a leaf's key, into its relay's memory",

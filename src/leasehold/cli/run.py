@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class", dest="agent_class", choices=("local", "ci", "remediation"), default="local")
     parser.add_argument("--profile", metavar="NAME", help="claude, codex, aider or generic; else the command decides")
     parser.add_argument("--grant", metavar="NAME", action="append", help="only these credentials (repeatable)")
+    parser.add_argument(
+        "--expose",
+        metavar="NAME",
+        action="append",
+        help="put one of this credential's own into the environment, where the agent has it (repeatable)",
+    )
     parser.add_argument("--ttl", metavar="T", help="end the access after this time, such as 15m")
     parser.add_argument("--workspace", metavar="DIR", help="the folder to work in; else the current one")
     parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON on standard error")
@@ -189,6 +195,7 @@ class Run:
             "workspace": self._workspace,
             "ttl_s": _seconds(self._args.ttl),
             "grants": self._args.grant,
+            "expose": self._args.expose,
             "config": self._parts.config,
             "mode": self._network.mode,
             "java": bool(self._host.java_stores),

@@ -57,7 +57,8 @@ def footer(summary: Mapping[str, Any], unknown_names: Mapping[str, int], notes: 
     if summary["alarm"]:
         lines.append(f"  {'alarm':{width}} {summary['alarm']}")
     lines += [f"  {'note':{width}} {note}" for note in notes]
-    lines.append(f"  secrets that entered the compartment: {summary['secrets_exposed']}")
+    exposed = f" ({', '.join(summary['exposed'])}, as asked for)" if summary["exposed"] else ""
+    lines.append(f"  secrets that entered the compartment: {summary['secrets_exposed']}{exposed}")
     return [printable(line) for line in lines]
 
 

@@ -164,6 +164,7 @@ def _credential(parent: Table, name: str) -> tuple[Credential, Table, tuple[Tabl
     endpoints = table.tables("endpoints")
     if not endpoints:
         raise table.error("expected an endpoint, found none", f"add [[credentials.{name}.endpoints]]")
+    expose = _expose(table, issuer, environment)
     # What an issuer wants besides is its own to read: the broker refuses what it does not know.
     parameters = table.others() if issuer != "static" else ()
     table.done()
@@ -176,8 +177,26 @@ def _credential(parent: Table, name: str) -> tuple[Credential, Table, tuple[Tabl
         max_ttl_s=max_ttl_s,
         endpoints=tuple(read_rule(endpoint, role, issuer) for endpoint in endpoints),
         parameters=parameters,
+        expose=expose,
     )
     return credential, table, endpoints
+
+
+def _expose(table: Table, issuer: str, environment: Environment) -> tuple[tuple[str, str], ...]:
+    if not table.has("expose"):
+        return ()
+    if issuer == "static":
+        raise table.error("a static secret never enters a compartment", "an issuer makes one for each task", "expose")
+    if environment is Environment.PRODUCTION:
+        raise table.error("nothing of production enters a compartment", "leave it out", "expose")
+    variables = table.table("expose")
+    found = []
+    for name in variables.names():
+        if not _VARIABLE.match(name):
+            raise variables.error("it is not the name of a variable", "such as PGPASSWORD", name)
+        found.append((name, variables.text(name, _part)))
+    variables.done()
+    return tuple(found)
 
 
 def _grant(table: Table, name: str) -> GrantRequest:
@@ -268,6 +287,12 @@ def _folder(value: str) -> str:
             f"expected the absolute path of a folder, found {value!a}", "without .. and without a slash at its end"
         )
     return path
+
+
+def _part(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
+        raise Wrong(f"expected a part such as username, password or token, found {value!a}", "the issuer's page says")
+    return value
 
 
 def _variable(value: str) -> str:

@@ -92,7 +92,8 @@ DEFAULT_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 class Credential:
     """A definition in the operator's configuration. ``secret`` is a reference, never a value.
 
-    ``parameters``: what else the issuer wants, as it stands in the file; the issuer reads it.
+    ``parameters``: what else the issuer wants, as it stands in the file; the issuer reads it. ``expose``: variable to
+    the part of a credential of its own that a task may have in it, when it is started so.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Credential:
     max_ttl_s: int
     endpoints: tuple[Rule, ...]
     parameters: tuple[tuple[str, object], ...] = ()
+    expose: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +170,10 @@ class ProjectConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPlan:
-    """What one task may have: operator's configuration, narrowed by the project and the command line."""
+    """What one task may have: operator's configuration, narrowed by the project and the command line.
+
+    ``exposed``: the credentials of which it gets one of its own in its environment.
+    """
 
     agent_class: AgentClass
     profile: str
@@ -180,3 +185,4 @@ class TaskPlan:
     placeholders: tuple[Placeholder, ...]
     network: Network
     sandbox: SandboxSettings
+    exposed: tuple[str, ...] = ()

@@ -47,6 +47,7 @@ def plan_task(message: dict[str, Any]) -> TaskPlan:
     project = read_project(project_file) if there else None
     asked = message.get("grants")
     credentials = narrow(operator, project, tuple(str(name) for name in asked) if asked else None)
+    exposed = _exposed(credentials, [str(name) for name in message.get("expose") or ()])
     sandbox = operator.sandbox
     if project is not None:
         sandbox = SandboxSettings(
@@ -66,7 +67,21 @@ def plan_task(message: dict[str, Any]) -> TaskPlan:
         placeholders=_placeholders(credentials),
         network=operator.network,
         sandbox=sandbox,
+        exposed=exposed,
     )
+
+
+def _exposed(credentials: Sequence[Credential], names: Sequence[str]) -> tuple[str, ...]:
+    by_name = {credential.name: credential for credential in credentials}
+    for name in names:
+        if name not in by_name:
+            raise GrantRefused(f"the task has no credential {name!a}", hint="see `leasehold credential list`")
+        if not by_name[name].expose:
+            raise GrantRefused(
+                f"{name} may not enter a compartment",
+                hint="most tools work without; else the operator allows it: expose",
+            )
+    return tuple(dict.fromkeys(names))
 
 
 def check_issuers(credentials: Sequence[Credential]) -> None:

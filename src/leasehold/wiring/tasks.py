@@ -66,6 +66,7 @@ class Task:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     end_reason: str = ""
     alarm: str = ""
+    exposed: list[str] = field(default_factory=list)
 
 
 class Tasks:
@@ -131,8 +132,29 @@ class Tasks:
         except BaseException:
             await self.close(task, reason="did not start", exit_code=None)
             raise
+        try:
+            exposed = await self._exposed(task)
+        except BaseException:
+            await self.close(task, reason="did not start", exit_code=None)
+            raise
         task.canaries = {p.variable: new_canary(p.prefix) for p in plan.placeholders}
-        return task, self._reply(task, addresses, ports, authority, java)
+        return task, {**self._reply(task, addresses, ports, authority, java), "exposed": exposed}
+
+    async def _exposed(self, task: Task) -> dict[str, str]:
+        """Variables with credentials of the task's own, which it was started to have."""
+        found: dict[str, str] = {}
+        for name in task.plan.exposed:
+            credential = _credential(task, name)
+            lease = await self._leases.expose(task.id, credential)
+            if isinstance(lease, Refusal):
+                raise GrantRefused(lease.message, hint=lease.hint)
+            for variable, part in credential.expose:
+                if part not in lease.material:
+                    parts = ", ".join(sorted(lease.material))
+                    raise GrantRefused(f"{name} has no part {part}", hint=f"expose one of {parts}")
+                found[variable] = lease.material[part].reveal().decode()
+            task.exposed.append(name)
+        return found
 
     async def close(self, task: Task, *, reason: str, exit_code: int | None) -> dict[str, Any]:
         """Step 9: deny, cut, forget, reconcile, record. Returns the summary; safe to call once more."""
@@ -389,7 +411,8 @@ class Tasks:
                 for (method, host, path, reason), count in task.denied.most_common(50)
             ],
             "alarm": task.alarm,
-            "secrets_exposed": 0,
+            "secrets_exposed": len(task.exposed),
+            "exposed": task.exposed,
         }
 
 

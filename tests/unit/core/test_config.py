@@ -524,3 +524,29 @@ def test_an_ssh_host_has_its_keys_pinned(folder: Path) -> None:
 def test_what_is_no_host_key_is_refused(folder: Path, key: str) -> None:
     wrong = SSH.replace(SSH_KEY, key)
     assert "expected a host key" in refused(folder, HEAD + CREDENTIAL + ENDPOINT + wrong).message
+
+
+def test_one_of_its_own_may_enter_a_compartment_where_the_operator_says_so(folder: Path) -> None:
+    exposing = ORDERS.replace("max_ttl", 'expose = { PGPASSWORD = "password", PGUSER = "username" }\nmax_ttl')
+    orders = read_operator(write(folder, HEAD + CREDENTIAL + ENDPOINT + exposing)).credentials[-1]
+    assert orders.expose == (("PGPASSWORD", "password"), ("PGUSER", "username"))
+    assert all(key != "expose" for key, _ in orders.parameters)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"staging"', '"production"', "nothing of production enters a compartment"),
+        ("PGPASSWORD =", '"PG PASSWORD" =', "it is not the name of a variable"),
+        ('"password"', '"Password"', "expected a part such as username"),
+        ('"password"', "5", "expected a text, found a number"),
+    ],
+)
+def test_what_may_not_enter_is_refused(folder: Path, old: str, new: str, said: str) -> None:
+    exposing = ORDERS.replace("max_ttl", 'expose = { PGPASSWORD = "password" }\nmax_ttl').replace(old, new)
+    assert said in refused(folder, HEAD + CREDENTIAL + ENDPOINT + exposing).message
+
+
+def test_a_static_secret_never_enters(folder: Path) -> None:
+    exposing = CREDENTIAL.replace("max_ttl", 'expose = { TOKEN = "token" }\nmax_ttl')
+    assert "a static secret never enters a compartment" in refused(folder, HEAD + exposing + ENDPOINT).message

@@ -41,6 +41,7 @@ class Event(enum.StrEnum):
     CANARY_SEEN = "canary:seen"
     CONNECTION_DENIED = "connection:denied"
     CREDENTIAL_EXPIRED = "credential:expired"
+    CREDENTIAL_EXPOSED = "credential:exposed"
     CREDENTIAL_FIRST_USE = "credential:first-use"
     CREDENTIAL_RENEWED = "credential:renewed"
     CREDENTIAL_USED = "credential:used"
@@ -113,6 +114,7 @@ SHAPES: Mapping[Event, Shape] = MappingProxyType(
         Event.CANARY_SEEN: _task(name=Kind.TEXT, place=Kind.TEXT, host=Kind.HOST, count=Kind.COUNT),
         Event.CONNECTION_DENIED: _task(reason=Kind.TEXT, **_USE),
         Event.CREDENTIAL_EXPIRED: _task(credential=Kind.TEXT),
+        Event.CREDENTIAL_EXPOSED: _task(**_DECISION),
         Event.CREDENTIAL_FIRST_USE: _task(**_DECISION),
         Event.CREDENTIAL_RENEWED: _task(**_DECISION),
         Event.CREDENTIAL_USED: _task(credential=Kind.TEXT, **_USE),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from leasehold.broker.lease.machine import Entry, Revocability
 from leasehold.core.secret import Secret
@@ -17,7 +18,8 @@ class Lease:
 
     ``expires``: when the provider lets it end; ``until``: how long the task may have it, renewed if need be.
     ``username``: whose ``secret`` it is, where the provider made an account. Where it has several parts, ``secret`` is
-    all of them, by name, as JSON. ``entry``: in the ledger, of what has to be taken back at a provider.
+    all of them, by name, as JSON; ``material``: each. ``entry``: in the ledger, of what has to be taken back at a
+    provider.
     """
 
     task: str
@@ -29,6 +31,7 @@ class Lease:
     revocability: Revocability
     username: str = ""
     entry: Entry | None = None
+    material: Mapping[str, Secret] = field(default_factory=dict)
 
     @property
     def renew_at(self) -> float:

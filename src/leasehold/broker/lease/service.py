@@ -35,6 +35,7 @@ class _Held:
     revoked: set[str] = field(default_factory=set)
     until: dict[str, float] = field(default_factory=dict)
     patience: dict[str, float] = field(default_factory=dict)
+    exposed: list[Lease] = field(default_factory=list)
     turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
 
@@ -75,8 +76,25 @@ class Leases:
         return await self._new(held, task, credential)
 
     async def _new(self, held: _Held, task: str, credential: Credential) -> Lease | Refusal:
-        now = self._clock()
         event = Event.CREDENTIAL_RENEWED if credential.name in held.leases else Event.CREDENTIAL_FIRST_USE
+        lease = await self._made(held, task, credential, event=event)
+        if isinstance(lease, Lease):
+            held.leases[credential.name] = lease
+            self._issuing.tell()
+        return lease
+
+    async def expose(self, task: str, credential: Credential) -> Lease | Refusal:
+        """One more, for the task's environment: whoever is in there has it, until it is taken back."""
+        held = self._tasks.get(task)
+        if held is None:
+            return _TASK_ENDED
+        lease = await self._made(held, task, credential, event=Event.CREDENTIAL_EXPOSED)
+        if isinstance(lease, Lease):
+            held.exposed.append(lease)
+        return lease
+
+    async def _made(self, held: _Held, task: str, credential: Credential, *, event: Event) -> Lease | Refusal:
+        now = self._clock()
         question = Question(agent_class=held.agent_class, credential=credential, now=now, deadline=held.deadline)
         decision = decide(question)
         if decision.verdict is not Verdict.ALLOW:
@@ -99,8 +117,6 @@ class Leases:
         if over is not None:
             await self.take_back([lease])
             return over
-        held.leases[credential.name] = lease
-        self._issuing.tell()
         return lease
 
     def _is_over(self, task: str, held: _Held, credential: Credential) -> Refusal | None:
@@ -134,6 +150,7 @@ class Leases:
             until=until,
             revocability=live.entry.revocability,
             username=username.reveal().decode() if username else "",
+            material=material,
             entry=live.entry,
         )
 
@@ -146,10 +163,12 @@ class Leases:
         ending = [asyncio.create_task(self._issuing.end(lease.entry)) for lease in made if lease.entry is not None]
         if ending:
             await asyncio.wait(ending, timeout=_TAKE_BACK_S)
-        return {
-            lease.credential: each.result().state if each.done() else State.REVOKING
-            for lease, each in zip(made, ending, strict=True)
-        }
+        found: dict[str, State] = {}
+        for lease, each in zip(made, ending, strict=True):
+            state = each.result().state if each.done() else State.REVOKING
+            if found.get(lease.credential, State.REVOKED) is State.REVOKED:  # of several, the one that is least done
+                found[lease.credential] = state
+        return found
 
     def renewable(self, now: float) -> list[Lease]:
         """Leases to be renewed now: the provider lets them end before the task has to give them up."""
@@ -187,7 +206,7 @@ class Leases:
         """Forget the task's leases; returns what it held."""
         held = self._tasks.pop(task, None)
         self._issuing.tell()
-        return list(held.leases.values()) if held else []
+        return [*held.leases.values(), *held.exposed] if held else []
 
     def held(self) -> list[tuple[Lease, bool]]:
         """What the open tasks have, each with whether its use has ended."""

@@ -33,7 +33,7 @@ def prepare_environment(
         visible=visible(host, workspace, reply),
         home=host.home,
         user=host.user,
-        placeholders=reply["placeholders"],
+        placeholders={**reply["placeholders"], **reply.get("exposed", {})},
         profile=profile_environment(profile, root=host.uid == 0),
         ssh=bool(reply.get("ssh")),
     )
