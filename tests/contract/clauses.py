@@ -160,6 +160,7 @@ class IssuerContract:
         ends = subject.expires(order.name)
         assert (ends is not None) == subject.ends_by_itself
         ends = order.expires if ends is None else ends
+        assert desk.issuer.outlasts_s == self.outlasts_s
         assert order.expires - 60 <= ends <= order.expires + self.outlasts_s
         assert abs(issued.expires - ends) <= 1
 

@@ -125,10 +125,7 @@ class KubernetesSubject:
         self.kubernetes.objects.pop(_object_name(name), None)
 
     def expires(self, name: str) -> float | None:
-        """Of the token that was asked for last."""
-        asked = [each for each in self.kubernetes.asked if each.path.endswith("/token")][-1]
-        assert asked.body["spec"]["boundObjectRef"]["name"] == _object_name(name)
-        return self.kubernetes.now + float(asked.body["spec"]["expirationSeconds"])
+        return float(self.kubernetes.ends[_object_name(name)])
 
     def sessions(self, name: str) -> int:
         return len([each for each in self._sessions if each.name == _object_name(name) and not each.closed])

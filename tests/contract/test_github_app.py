@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from contract.clauses import IssuerContract, fails
-from contract.desk import LASTS_S, Desk, Run
+from contract.desk import Desk, Run
 from contract.github_subject import GithubSubject
 from contract.subject import Refused
 from leasehold.broker.issuers.checked import CheckedIssuer
@@ -41,7 +41,7 @@ class TestGithubApp(IssuerContract):
 
     named = False
     chosen = False
-    outlasts_s = TOKEN_LASTS_S - LASTS_S
+    outlasts_s = TOKEN_LASTS_S
 
     def test_a_server_with_another_certificate_gets_no_key(
         self, subject: GithubSubject, desk: Desk, run: Run, tmp_path: Path

@@ -28,7 +28,8 @@ _PAGE_MAX = 3
 class KubernetesStandIn(StandIn):
     """``objects`` by name. ``admins``: tokens of issuers, and their rules as ``verb resource``.
 
-    ``altered``: claims laid over those of the next tokens; ``held``: a finalizer keeps what is deleted.
+    ``ends``: of the last token bound to each. ``altered``: claims laid over those of the next tokens; ``held``: a
+    finalizer keeps what is deleted.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class KubernetesStandIn(StandIn):
         self.admins: dict[str, frozenset[str]] = {}
         self.altered: dict[str, Any] = {}
         self.held = False
+        self.ends: dict[str, Any] = {}
         self._key = secrets.token_urlsafe(32)
         super().__init__("kubernetes")
 
@@ -105,6 +107,7 @@ class KubernetesStandIn(StandIn):
             "kubernetes.io": private,
             **self.altered,
         }
+        self.ends[bound["name"]] = claims["exp"]
         return 201, {"status": {"token": jwt.encode(claims, self._key, algorithm="HS256")}}
 
     def _used(self, asked: Asked) -> tuple[int, Any]:

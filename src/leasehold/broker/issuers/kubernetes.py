@@ -37,7 +37,7 @@ LABEL = "leasehold/lease"
 
 _NAME = re.compile(rf"{NAME_PREFIX}[a-z0-9_]{{0,28}}[a-z0-9]")
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-_MARGIN_S = 2
+_MARGIN_S = 5
 """Its clock is told in whole seconds, and time passes until it is asked."""
 _LASTS_S_MAX = 3600
 _PAGE, _PAGES_MAX = 100, 100

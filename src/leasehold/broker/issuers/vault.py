@@ -37,7 +37,7 @@ _META = "leasehold"
 _TIMEOUT_S = (5.0, 10.0)
 _AT_ONCE = 8
 _CHECK_S = 60
-_MARGIN_S = 2
+_MARGIN_S = 5
 """Its clock is told in whole seconds, and time passes until it is asked."""
 _MANUAL = "docs/issuers/vault.md says what the issuer's token needs"
 _DEFECT = "this is a defect in Leasehold; please report it"

@@ -71,12 +71,12 @@ def test_a_token_is_bound_to_the_object_of_its_name() -> None:
     assert (made["metadata"], made["immutable"]) == ({"name": "lh-a", "labels": {LABEL: "lh_a"}}, True)
     assert asked["spec"] == {
         "audiences": ["api"],
-        "expirationSeconds": 898,
+        "expirationSeconds": 895,
         "boundObjectRef": {"apiVersion": "v1", "kind": "Secret", "name": "lh-a", "uid": "u1"},
     }
 
 
-@pytest.mark.parametrize(("expires", "lasts_s"), [(0.0, 600), (30.0, 600), (602.0, 600), (603.0, 601), (3607.0, 3600)])
+@pytest.mark.parametrize(("expires", "lasts_s"), [(0.0, 600), (30.0, 600), (605.0, 600), (606.0, 601), (3607.0, 3600)])
 def test_how_long_it_is_asked_for(expires: float, lasts_s: int) -> None:
     api = ScriptedApi()
     asyncio.run(issuer(api).issue(replace(ORDER, expires=expires)))

@@ -59,7 +59,7 @@ def test_what_vault_says_is_what_is_issued() -> None:
     assert (issued.expires, issued.scope) == (540.0, ORDER.scope)
     assert issued.material == {"username": Secret(b"u"), "password": Secret(b"p")}
     [(_, _, body)] = [asked for asked in api.asked if asked[1] == "auth/token/create/leasehold"]
-    assert body["ttl"] == body["explicit_max_ttl"] == "598s"
+    assert body["ttl"] == body["explicit_max_ttl"] == "595s"
     assert (body["meta"], body["renewable"]) == ({"leasehold": "lh_a"}, False)
 
 
