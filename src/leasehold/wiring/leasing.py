@@ -31,6 +31,7 @@ _STATES = (*map(str, State), ENDED)
 _PAGE_MAX = 500
 _REVOKE_S = 10.0
 _AT_ONCE = 8
+_TRIES = 5
 _SHOWN_MAX = 5
 
 
@@ -184,7 +185,11 @@ class Leasing:
 
         async def end(entry: Entry) -> Entry:
             async with turns:
-                return await self._issuing.end(entry)
+                for _ in range(_TRIES):
+                    entry = await self._issuing.end(entry)
+                    if entry.state is not State.ACTIVE:
+                        break  # else somebody has changed it: a start that makes due what a dead broker left
+                return entry
 
         ending = {e.id: asyncio.create_task(end(e)) for e in entries if e.state is not State.INTENDED}
         for each in ending.values():

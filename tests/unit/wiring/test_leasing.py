@@ -11,7 +11,7 @@ import pytest
 
 from fakes.provider import ADMIN, Provider, issuing
 from leasehold.broker.lease.issuing import Issuing
-from leasehold.broker.lease.machine import Revocability, State
+from leasehold.broker.lease.machine import Entry, Revocability, State
 from leasehold.broker.lease.model import Refusal
 from leasehold.broker.lease.store import SqliteLedger
 from leasehold.wiring.leasing import Leasing
@@ -369,5 +369,21 @@ def test_what_nobody_watches_any_more_is_told_to_nobody(operate: Operate) -> Non
             while operator.host.daemon._clients > 0:
                 await asyncio.sleep(0)
         assert operator.issuing._listeners == set()
+
+    operate(scenario)
+
+
+def test_a_lease_that_a_start_makes_due_meanwhile_is_revoked_all_the_same(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        made = await operator.issue(other=True)
+        end = operator.issuing.end
+
+        async def taken_over_first(entry: Entry) -> Entry:
+            operator.issuing.end = end  # type: ignore[method-assign]  # once
+            assert await operator.issuing.take_over(operator.host.clock() + 1) == 1
+            return await end(entry)
+
+        operator.issuing.end = taken_over_first  # type: ignore[method-assign]  # what happens between two steps
+        assert await operator.revoke(id=made) == {made: "revoked"}
 
     operate(scenario)
