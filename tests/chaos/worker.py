@@ -35,7 +35,7 @@ SWEPT = "s"
 END = b"end\n"
 """The order to issue no more, and to take back what is held; the end of standard input says it too, and to finish."""
 FAULTS = dict(zip(KINDS, "bahx", strict=True))
-_PAUSE_S = 0.1
+_PAUSE_S = 1.0
 _BEAT_S = 2.0
 _DEAD_S = 10.0
 _SWEEPS = 2

@@ -23,8 +23,8 @@ class Provider:
     """``down``: every call fails. ``extra_s``: how much longer than asked it lets a credential last; ``outlasts_s``:
     how much its issuer says that this may be.
 
-    ``meanwhile``: what happens while it is at work on one, before it is there. ``keeps``: it takes back only what it is
-    shown the receipt of.
+    ``meanwhile``: what happens while it is at work on one, before it is there; ``leaving``: before it is gone.
+    ``keeps``: it takes back only what it is shown the receipt of.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,6 +36,7 @@ class Provider:
         self.keeps = False
         self.revocability = Revocability.NOW
         self.meanwhile: Callable[[], Awaitable[object] | None] = lambda: None
+        self.leaving: Callable[[], Awaitable[object] | None] = lambda: None
 
     def names(self) -> set[str]:
         return {path.name for path in self.folder.iterdir()}
@@ -73,6 +74,9 @@ class _Issuer:
 
     async def revoke(self, name: str, kept: Secret | None = None) -> bool:
         self._allowed()
+        waiting = self._provider.leaving()
+        if waiting is not None:
+            await waiting
         if self.revocability is Revocability.TTL_ONLY:
             return False
         if self._provider.keeps and kept is None:

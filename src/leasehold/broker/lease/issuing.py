@@ -84,7 +84,7 @@ class Issuing:
         self._clock = clocks.wall
         self._clocks = clocks
         self._at = at
-        self._creating: set[str] = set()
+        self._at_work_on: set[str] = set()
         self._listeners: set[Callable[[], None]] = set()
         self.owner = owner
 
@@ -125,7 +125,7 @@ class Issuing:
             await self._ask(lambda ledger: ledger.intend(entry))
             self.tell()
             self._at("intent-after")
-            self._creating.add(entry.id)
+            self._at_work_on.add(entry.id)
             try:
                 if self._clocks.boot() - began > _BEGIN_S:
                     raise IssuerError(f"issuer({issuer.kind}) issue: the ledger took too long", hint="try again")
@@ -134,7 +134,7 @@ class Issuing:
                 await asyncio.shield(self._doubt(entry))
                 raise
             finally:
-                self._creating.discard(entry.id)
+                self._at_work_on.discard(entry.id)
 
     def _intent(
         self, task: str, credential: Credential, issuer: CheckedIssuer, recipe: _Recipe, expires: float
@@ -217,13 +217,17 @@ class Issuing:
 
     async def end(self, entry: Entry) -> Entry:
         """Take a lease back now; returns the entry as it is then: closed, or to be tried again by a sweep."""
-        if entry.state in (State.INTENDED, State.ACTIVE):
-            ending = machine.ending(entry, self._clock())
-            self._at("end-before")
-            changed = await self._change(entry, ending)
-            self._at("end-after")
-            entry = ending if changed else await self._current(entry)
-        return await self._revoke(entry) if entry.state in (State.REVOKING, State.QUARANTINED) else entry
+        self._at_work_on.add(entry.id)
+        try:
+            if entry.state in (State.INTENDED, State.ACTIVE):
+                ending = machine.ending(entry, self._clock())
+                self._at("end-before")
+                changed = await self._change(entry, ending)
+                self._at("end-after")
+                entry = ending if changed else await self._current(entry)
+            return await self._revoke(entry) if entry.state in (State.REVOKING, State.QUARANTINED) else entry
+        finally:
+            self._at_work_on.discard(entry.id)
 
     async def sweep(self) -> int:
         """Work on what is due, this broker's or another's; how many entries were worked on.
@@ -239,8 +243,8 @@ class Issuing:
         return len(claimed)
 
     async def _work(self, entry: Entry) -> None:
-        if entry.id in self._creating:
-            return  # by its age it is due; but it is this very process that is at work on it
+        if entry.id in self._at_work_on:
+            return  # it is due, by its age or as it is ending; but it is this very process that is at work on it
         if entry.state is State.INTENDED:
             # Its age was taken from wall clocks, which may have been set, or differ between brokers.
             await self._clocks.sleep(CREATE_TIMEOUT_S + _BEGIN_S)

@@ -184,6 +184,19 @@ def test_what_is_created_after_a_sweep_has_looked_is_taken_back_and_not_released
     assert broker.states() == [State.REVOKED]
 
 
+def test_a_sweep_leaves_alone_what_its_own_broker_is_taking_back(broker: Broker) -> None:
+    live = broker.issue()
+    asked: list[int] = []
+
+    async def swept() -> None:
+        asked.append(await broker.issuing.sweep())
+
+    broker.provider.leaving = swept
+    assert asyncio.run(broker.issuing.end(live.entry)).state is State.REVOKED
+    assert asked == [1]  # found, and the provider was not asked again
+    assert broker.recorded().count(("lease:revoked", "done")) == 1
+
+
 def test_a_task_that_is_cancelled_while_it_waits_leaves_nothing(broker: Broker) -> None:
     async def scenario() -> None:
         running = asyncio.create_task(broker.issuing.issue("7f3k2a", ORDERS, ADMIN, broker.now + 900))
