@@ -14,9 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from benchmarks import contenders  # noqa: E402  # the paths above come first
+from benchmarks import contenders, lag  # noqa: E402  # the paths above come first
+from benchmarks.cycle import cycles  # noqa: E402
 from benchmarks.measure import Load, loads, median, parse, timed, wrk  # noqa: E402
 from benchmarks.product import WORKERS, Product  # noqa: E402
+from benchmarks.restart import restarts  # noqa: E402
 from benchmarks.scale import thousand  # noqa: E402
 from benchmarks.upstream import Upstream  # noqa: E402
 
@@ -30,7 +32,11 @@ TARGETS = {
     "startup_cold_vs_python": ("<=", 30.0),
     "compartment_mb": ("<=", 0.3),
     "compartment_1000th_vs_10th": ("<=", 2.0),
+    "lease_cycle_vs_bare_sql": (">=", 0.5),
+    "restart_1m_vs_1k": ("<=", 1.5),
+    "revoke_lag_vs_request_p99": ("<=", 5.0),
 }
+PARTS = ("requests", "leases")
 
 
 def main() -> int:
@@ -40,18 +46,23 @@ def main() -> int:
     parser.add_argument("--compartments", type=int, default=1000)
     parser.add_argument("--bulk-gb", type=float, default=5.0, help="download in GB; the upload is 2/5 of it")
     parser.add_argument("--stream-s", type=int, default=60, help="length of the held stream; 3600 for the whole hour")
+    parser.add_argument("--revocations", type=int, default=100, help="of each kind (default 100)")
+    parser.add_argument("--part", choices=PARTS, help="measure this part, and keep the other figures of the last run")
     options = parser.parse_args()
-    figures: dict[str, float] = {}
+    out = ROOT / "build" / "bench.json"
+    figures: dict[str, float] = json.loads(out.read_text()) if options.part and out.exists() else {}
     with tempfile.TemporaryDirectory(prefix="leasehold-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         upstream = Upstream(folder, int(options.bulk_gb * 1e9))
         stack.callback(upstream.close)
         product = stack.enter_context(Product(folder, upstream))
-        started(product, options.rounds, figures)
-        loaded(product, upstream, folder, options, figures)
-        carried(product, upstream, options, figures)
-        figures |= thousand(product, options.compartments)
-    out = ROOT / "build" / "bench.json"
+        if options.part != "leases":
+            started(product, options.rounds, figures)
+            loaded(product, upstream, folder, options, figures)
+            carried(product, upstream, options, figures)
+            figures |= thousand(product, options.compartments)
+        if options.part != "requests":
+            leased(product, folder / "leases", options, figures)
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
     report(figures)
@@ -165,6 +176,18 @@ def carried(product: Product, upstream: Upstream, options: argparse.Namespace, f
     held = f"--limit-rate 1k --max-time {options.stream_s}"
     done = product.run("sh", "-c", f"curl -sS {held} -o /dev/null {url}; test $? = 28")
     figures["stream_s"] = float(options.stream_s) if done.returncode == 0 else 0.0
+
+
+def leased(product: Product, folder: Path, options: argparse.Namespace, figures: dict[str, float]) -> None:
+    """A lease's life, a revocation while requests run, and a start beside many leases."""
+    folder.mkdir()
+    say("a lease's life beside bare SQL")
+    figures |= cycles(folder / "cycle", options.rounds, options.revocations)
+    say("revocations while requests run")
+    figures |= lag.compartments(product, options.revocations)
+    figures |= lag.providers(folder, options.revocations)
+    say("restarts with 1,000 and 1,000,000 leases in the ledger")
+    figures |= restarts(folder / "restart", options.rounds)
 
 
 def report(figures: dict[str, float]) -> None:
