@@ -72,7 +72,8 @@ class IssuerContract:
     ``Subject.accounts`` tells credentials apart in some other way. ``chosen``: the secret is the order's, so that
     issuing again gives the same. ``adopts``: issuing again takes what is there; where it does not, the name finds all
     that was made under it. ``divisible``: an order can be for a part of the scope. ``outlasts_s``: how much longer than
-    ordered it lasts at most where nobody ends it.
+    ordered it lasts at most where nobody ends it. ``cuts``: revoking ends what is open; where it does not, only the way
+    to the provider does. ``nameable``: whoever has the name can revoke it, whether or not the provider knows it.
     """
 
     revocability = Revocability.NOW
@@ -81,6 +82,8 @@ class IssuerContract:
     adopts = True
     divisible = True
     outlasts_s = 0.0
+    cuts = True
+    nameable = False
 
     def has(self, subject: Subject, name: str, material: Material) -> bool:
         """Whether the provider has it; where it knows no names, whether it takes it."""
@@ -172,7 +175,7 @@ class IssuerContract:
         assert all(session.alive() for session in sessions)
         assert subject.sessions(order.name) == 3
         assert desk.revoke(order.name)
-        assert not any(session.alive() for session in sessions)
+        assert all(session.alive() is not self.cuts for session in sessions)
         if self.revocability is Revocability.NOW:
             assert subject.sessions(order.name) == 0
         assert not self.has(subject, order.name, issued.material)
@@ -195,7 +198,7 @@ class IssuerContract:
             assert desk.revoke(name)
             assert not self.has(subject, name, material)
         # Of one that a crash left, and that nobody there can name, nobody can say that it is gone.
-        assert desk.revoke(never.name) is self.named
+        assert desk.revoke(never.name) is (self.named or self.nameable)
         assert never.name not in subject.accounts()
 
     def test_what_a_crash_left_half_made_is_revoked(self, subject: Subject, desk: Desk) -> None:

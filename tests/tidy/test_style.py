@@ -20,6 +20,7 @@ REVEALS = {
     "src/leasehold/broker/issuers/postgres.py": "a role's password, into its verifier; the issuer's own, to libpq",
     "src/leasehold/broker/issuers/redis.py": "a user's password, into its digest; the issuer's own, to the driver",
     "src/leasehold/broker/issuers/vault.py": "the issuer's token and a lease's, to show; what ends them",
+    "src/leasehold/broker/issuers/ssh_ca.py": "the authority's key, to sign with it",
     "src/leasehold/broker/lease/issuing.py": "the issuer's own secret, into the recipe for revoking and out of it",
     "src/leasehold/broker/lease/sealing.py": "the key of the recipes, and a recipe to be sealed",
     "src/leasehold/broker/lease/service.py": "the name of an account at a provider, which is no secret",

@@ -156,12 +156,25 @@ def _kubernetes(parameters: Parameters, secret: Secret) -> Issuer:
     )
 
 
+def _ssh_ca(parameters: Parameters, secret: Secret) -> Issuer:
+    from leasehold.broker.issuers import ssh_ca
+
+    return ssh_ca.SshCaIssuer(
+        secret,
+        _grants(parameters, ssh_ca.grant),
+        command=parameters.text_or("", "command", ssh_ca.command),
+        sources=parameters.texts("sources", ssh_ca.source),
+        krl=parameters.text_or("", "krl", _file),
+    )
+
+
 BUILTIN: dict[str, Factory] = {
     "github-app": _github_app,
     "kubernetes": _kubernetes,
     "postgres": _postgres,
     "mysql": _mysql,
     "redis": _redis,
+    "ssh-ca": _ssh_ca,
     "vault": _vault,
 }
 
