@@ -23,6 +23,8 @@ class Provider:
     """``down``: every call fails. ``extra_s``: how much longer than asked it lets a credential last; ``outlasts_s``:
     how much its issuer says that this may be.
 
+    ``lists``: whether its issuer says that it lists all.
+
     ``meanwhile``: what happens while it is at work on one, before it is there; ``leaving``: before it is gone.
     ``keeps``: it takes back only what it is shown the receipt of.
     """
@@ -34,6 +36,7 @@ class Provider:
         self.extra_s = 0.0
         self.outlasts_s = 0.0
         self.keeps = False
+        self.lists = True
         self.revocability = Revocability.NOW
         self.meanwhile: Callable[[], Awaitable[object] | None] = lambda: None
         self.leaving: Callable[[], Awaitable[object] | None] = lambda: None
@@ -57,6 +60,7 @@ class _Issuer:
         self._admin = admin
         self.revocability = provider.revocability
         self.outlasts_s = provider.outlasts_s
+        self.lists = provider.lists
 
     async def check(self) -> None:
         self._allowed()

@@ -111,3 +111,20 @@ def test_what_a_killed_broker_left_is_revoked_by_the_next(lh: Leasehold, orders:
     # The next broker takes it back by itself too; whoever is first, it is gone when the command returns.
     assert {row["outcome"] for row in said(lh, "revoke", "--all", "--yes")} <= {"revoked"}
     assert ours(orders) == set()
+
+
+def test_an_inventory_finds_what_only_one_side_knows(lh: Leasehold, orders: Database) -> None:
+    agent = Agent(lh, orders)
+    role = agent.next()
+    assert said(lh, "audit")["orphans"] == []
+    with orders.subject.server.admin() as admin:
+        admin.execute("CREATE ROLE lh_zzzzzz_zzzzzzzzzzzzzzzzzzzz")
+        admin.commit()
+    found = json.loads(lh.cli("lease", "audit", "--json").stdout)
+    assert [orphan["name"] for orphan in found["orphans"]] == ["lh_zzzzzz_zzzzzzzzzzzzzzzzzzzz"]
+    assert agent.again() == role, "an inventory took what the ledger knows"
+    with orders.subject.server.admin() as admin:
+        admin.execute("DROP ROLE lh_zzzzzz_zzzzzzzzzzzzzzzzzzzz")
+        admin.commit()
+    agent.end()
+    assert said(lh, "audit")["problems"] == []

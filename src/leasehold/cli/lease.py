@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from leasehold.cli import client, output
 from leasehold.core import wire
 from leasehold.core.errors import BrokerGone, UsageError
+from leasehold.core.locations import operator_config_path
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +30,7 @@ _WORDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``list``, ``show`` and ``revoke``."""
+    """``list``, ``show``, ``revoke`` and ``audit``."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     every = actions.add_parser("list", help="list leases that are open", allow_abbrev=False)
     every.add_argument("--task", metavar="ID", help="of this task")
@@ -44,13 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     revoke.add_argument("--credential", metavar="NAME", help="all leases of this credential")
     revoke.add_argument("--all", action="store_true", help="all leases of all tasks")
     revoke.add_argument("--yes", action="store_true", help="do not ask")
-    for action in (every, show, revoke):
+    audit = actions.add_parser("audit", help="compare providers with the ledger, both ways", allow_abbrev=False)
+    audit.add_argument(
+        "--repair", action="store_true", help="take back what the ledger does not know; another broker may know it"
+    )
+    for action in (every, show, revoke, audit):
         action.add_argument("--json", action="store_true", help="for machines")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 when something that was revoked may still be usable at its provider."""
-    actions = {"list": _list, "show": _show, "revoke": _revoke}
+    """0, or 1 when something that was revoked may still be usable at its provider, or an inventory found something."""
+    actions = {"list": _list, "show": _show, "revoke": _revoke, "audit": _audit}
     if args.action == "revoke":
         _confirm(args)
     with client.connect() as sock:
@@ -139,6 +144,32 @@ def _revoke(sock: socket.socket, args: argparse.Namespace) -> int:
         if not rows:
             output.note("there was nothing to revoke")
     return 1 if any(row["outcome"] in ("trying", "expires") for row in rows) else 0
+
+
+def _audit(sock: socket.socket, args: argparse.Namespace) -> int:
+    found = client.call(sock, {"op": "lease.audit", "config": operator_config_path(), "repair": args.repair})
+    if args.json:
+        output.dump({**found, "ghosts": [_times(row) for row in found["ghosts"]]})
+    else:
+        _tell(found)
+    left = [orphan for orphan in found["orphans"] if not orphan["taken_back"]]
+    return 1 if left or found["ghosts"] or found["problems"] else 0
+
+
+def _tell(found: Mapping[str, Any]) -> None:
+    rows = [
+        ("orphan", o["issuer"], o["name"], "taken back" if o["taken_back"] else "left: the ledger does not know it")
+        for o in found["orphans"]
+    ]
+    rows += [("ghost", g["issuer"], g["name"], f"{g['state']}: its provider did not have it") for g in found["ghosts"]]
+    rows += [("problem", p["issuer"], "", p["message"]) for p in found["problems"]]
+    output.table(("WHAT", "ISSUER", "NAME", "RESULT"), rows)
+    if not rows:
+        output.note(f"{found['looked_at']} providers have what the ledger says, and no more")
+    if found["unlisted"]:
+        output.note(f"cannot be looked at, as they list nothing: {', '.join(found['unlisted'])}")
+    if any(not orphan["taken_back"] for orphan in found["orphans"]):
+        output.note("an orphan may be another broker's; --repair takes all of them back")
 
 
 def _confirm(args: argparse.Namespace) -> None:

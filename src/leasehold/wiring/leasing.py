@@ -8,15 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.model import Event, Outcome
-from leasehold.broker.lease.issuing import Issuing
+from leasehold.broker.lease.inventory import Inventory, Report
+from leasehold.broker.lease.issuing import Issuing, Place
 from leasehold.broker.lease.machine import OPEN, Entry, State
 from leasehold.broker.lease.model import Lease
 from leasehold.broker.lease.service import Leases
+from leasehold.core.config import read_operator
 from leasehold.core.errors import LeaseholdError, LedgerError, UsageError
+from leasehold.core.secret import Secret
 from leasehold.wiring.connection import Connection
 from leasehold.wiring.tasks import Tasks
 
@@ -47,7 +51,10 @@ class _Which:
 
 
 class Leasing:
-    """Answers the operations ``lease.*``. ``has_ledger``: whether there is one, which is not made for a question."""
+    """Answers the operations ``lease.*``. ``has_ledger``: whether there is one, which is not made for a question.
+
+    ``resolve``: a reference to a secret, of no task's.
+    """
 
     def __init__(
         self,
@@ -56,12 +63,14 @@ class Leasing:
         issuing: Issuing,
         audit: AuditLog,
         has_ledger: Callable[[], bool],
+        resolve: Callable[[str], Awaitable[Secret]],
     ) -> None:
         self._tasks = tasks
         self._leases = leases
         self._issuing = issuing
         self._audit = audit
         self._has_ledger = has_ledger
+        self._resolve = resolve
         self._ending: set[asyncio.Task[Entry]] = set()
 
     def operations(self, uid: int) -> dict[str, Operation]:
@@ -69,6 +78,7 @@ class Leasing:
         return {
             "lease.list": self._list,
             "lease.show": self._show,
+            "lease.audit": self._inventory,
             "lease.revoke": lambda message: self._revoke(message, uid),
         }
 
@@ -120,6 +130,30 @@ class Leasing:
         entries = await self._page(task=task, states=states, after=after, limit=limit) if states else []
         last = entries[-1].id if len(entries) == limit else None
         return {"leases": rows + [self._row(entry) for entry in entries], "after": last}
+
+    async def _inventory(self, message: dict[str, Any]) -> Row:
+        """Both ways, at every provider that the ledger or the operator's configuration names."""
+        places, problems = [], []
+        for credential in read_operator(Path(str(message["config"]))).credentials:
+            if credential.issuer == "static":
+                continue
+            try:
+                admin = await self._resolve(credential.secret)
+            except LeaseholdError as e:
+                problems.append((credential.issuer, f"{credential.name}: {e.message}"))
+            else:
+                place = Place(kind=credential.issuer, parameters=dict(credential.parameters), admin=admin)
+                places.append(place)
+        report = Report()
+        if places or self._has_ledger():
+            report = await Inventory(self._issuing, self._audit).take(places, repair=bool(message.get("repair")))
+        return {
+            "looked_at": report.looked_at,
+            "orphans": [{"issuer": kind, "name": name, "taken_back": gone} for kind, name, gone in report.orphans],
+            "ghosts": [self._row(entry) for entry in report.ghosts],
+            "problems": [{"issuer": kind, "message": text} for kind, text in problems + report.problems],
+            "unlisted": sorted(set(report.unlisted)),
+        }
 
     async def _show(self, message: dict[str, Any]) -> Row:
         return {"lease": await self._one(str(message["id"]), State)}

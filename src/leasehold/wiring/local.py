@@ -73,7 +73,9 @@ class Daemon:
         leases = Leases(self._audit, self._resolve, clock, self._issuing)
         self._tasks = Tasks(runtime=runtime, audit=self._audit, leases=leases, clock=clock, counter=self._count)
         self._egress = self._tasks.egress
-        self._leasing = Leasing(self._tasks, leases, self._issuing, self._audit, (state / _LEDGER).exists)
+        self._leasing = Leasing(
+            self._tasks, leases, self._issuing, self._audit, (state / _LEDGER).exists, self._of_vault
+        )
         self._broker_socket = runtime / "envoy-broker.sock"
         for stale in (*runtime.glob("*-*.sock"), *runtime.glob("netns-*")):
             stale.unlink()
@@ -265,6 +267,9 @@ class Daemon:
 
         reachable = [open_task.plan.workspace for open_task in self._tasks.open_tasks.values()]
         return await asyncio.to_thread(resolve_reference, reference, self._vault, variable, reachable)
+
+    async def _of_vault(self, reference: str) -> Secret:
+        return await asyncio.to_thread(resolve_reference, reference, self._vault, lambda _name: None)
 
     async def _count(self, task: str) -> int | None:
         """Envoy's own count of the task's requests and connections; ``None`` when it cannot be asked."""

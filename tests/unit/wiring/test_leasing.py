@@ -33,7 +33,12 @@ class Operator:
         daemon = host.daemon
         daemon._tasks._leases._issuing = self.issuing
         daemon._leasing = Leasing(
-            daemon._tasks, daemon._tasks._leases, self.issuing, daemon._audit, (host.state / "ledger.db").exists
+            daemon._tasks,
+            daemon._tasks._leases,
+            self.issuing,
+            daemon._audit,
+            (host.state / "ledger.db").exists,
+            daemon._of_vault,
         )
         self.client = host.client()
 
@@ -385,5 +390,101 @@ def test_a_lease_that_a_start_makes_due_meanwhile_is_revoked_all_the_same(operat
 
         operator.issuing.end = taken_over_first  # type: ignore[method-assign]  # what happens between two steps
         assert await operator.revoke(id=made) == {made: "revoked"}
+
+    operate(scenario)
+
+
+async def inventory(operator: Operator, *, repair: bool = False) -> dict[str, Any]:
+    return await operator.client.ask("lease.audit", config=str(operator.host.config), repair=repair)
+
+
+def test_an_inventory_of_what_agrees_finds_nothing(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        assert (await inventory(operator))["looked_at"] == 0
+        assert not (operator.host.state / "ledger.db").exists()
+        await operator.issue()
+        await operator.issue(other=True)
+        found = await inventory(operator, repair=True)
+        assert (found["looked_at"], found["orphans"], found["ghosts"], found["problems"]) == (1, [], [], [])
+        assert len(operator.provider.names()) == 2
+
+    operate(scenario)
+
+
+def test_an_orphan_is_reported_and_taken_back_only_when_told_to(operate: Operate) -> None:
+    """Another broker, with another ledger, may have made it."""
+
+    async def scenario(operator: Operator) -> None:
+        made = await operator.issue()
+        (operator.provider.folder / "lh_other_1").write_text("{}")
+        (operator.provider.folder / "somebody").write_text("{}")
+        orphan = {"issuer": "fake", "name": "lh_other_1"}
+        assert (await inventory(operator))["orphans"] == [{**orphan, "taken_back": False}]
+        assert "lh_other_1" in operator.provider.names()
+        assert (await inventory(operator, repair=True))["orphans"] == [{**orphan, "taken_back": True}]
+        assert "lh_other_1" not in operator.provider.names()
+        assert "somebody" in operator.provider.names()
+        assert await operator.list() == {made: "active"}
+        assert [record.outcome for record in operator.host.records("lease:orphan")] == ["failed", "done"]
+
+    operate(scenario)
+
+
+def test_an_intent_is_no_orphan(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        made = operator.provider.folder
+        begun, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def meanwhile() -> None:
+            begun.set()
+            await goes_on.wait()
+
+        await operator.issue()
+        operator.provider.meanwhile = meanwhile
+        issuing = asyncio.create_task(operator.issue("task2b"))
+        await begun.wait()
+        (intent,) = [key for key, state in (await operator.list()).items() if state == "intended"]
+        (made / (await operator.issuing.entry(intent)).name).write_text("{}")  # type: ignore[union-attr]  # it is there
+        assert (await inventory(operator, repair=True))["orphans"] == []
+        goes_on.set()
+        assert await issuing == intent
+
+    operate(scenario)
+
+
+def test_a_ghost_is_reported_and_closed(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        made, kept = await operator.issue(), await operator.issue()
+        name = (await operator.client.ask("lease.show", id=made))["lease"]["name"]
+        (operator.provider.folder / name).unlink()
+        found = await inventory(operator)
+        assert [(row["id"], row["state"]) for row in found["ghosts"]] == [(made, "revoked")]
+        assert await operator.list() == {kept: "active"}
+        assert [record.fields["lease"] for record in operator.host.records("lease:ghost")] == [made]
+        assert (await inventory(operator))["ghosts"] == []
+
+    operate(scenario)
+
+
+def test_where_a_provider_lists_nothing_there_is_no_ghost(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        operator.provider.lists = False
+        made = await operator.issue()
+        for path in operator.provider.folder.iterdir():
+            path.unlink()
+        found = await inventory(operator)
+        assert (found["ghosts"], found["unlisted"]) == ([], ["fake"])
+        assert await operator.list() == {made: "active"}
+
+    operate(scenario)
+
+
+def test_a_provider_that_cannot_be_looked_at_is_a_problem_and_closes_nothing(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        made = await operator.issue()
+        operator.provider.down = True
+        found = await inventory(operator)
+        assert found["problems"] == [{"issuer": "fake", "message": "issuer(fake) find: the provider does not answer"}]
+        assert await operator.list() == {made: "active"}
 
     operate(scenario)

@@ -51,7 +51,9 @@ class Event(enum.StrEnum):
     HANDBACK_FOUND = "handback:found"
     HOST_USED = "host:used"
     LEASE_EXPIRED = "lease:expired"
+    LEASE_GHOST = "lease:ghost"
     LEASE_ISSUED = "lease:issued"
+    LEASE_ORPHAN = "lease:orphan"
     LEASE_REVOKED = "lease:revoked"
     LEASE_REVOKE_ASKED = "lease:revoke-asked"
     LEASE_STUCK = "lease:stuck"
@@ -124,7 +126,9 @@ SHAPES: Mapping[Event, Shape] = MappingProxyType(
         Event.HANDBACK_FOUND: _task(found=Kind.TEXTS),
         Event.HOST_USED: _task(**_USE),
         Event.LEASE_EXPIRED: _task(**_LEASE),
+        Event.LEASE_GHOST: _task(**_LEASE),
         Event.LEASE_ISSUED: _task(**_LEASE),
+        Event.LEASE_ORPHAN: _host(issuer=Kind.TEXT, name=Kind.TEXT),
         Event.LEASE_REVOKED: _task(**_LEASE),
         Event.LEASE_REVOKE_ASKED: _task(credential=Kind.TEXT, uid=Kind.COUNT),
         Event.LEASE_STUCK: _task(**_LEASE),

@@ -34,6 +34,7 @@ class CheckedIssuer:
         self.kind: str = issuer.kind
         self.revocability: Revocability = issuer.revocability
         self.scope: frozenset[str] = issuer.scope
+        self.lists: bool = getattr(issuer, "lists", False)
         can_end = self.revocability in (Revocability.NOW, Revocability.NEXT_USE)
         self.outlasts_s: float = getattr(issuer, "outlasts_s", 0.0) if can_end else 0.0
 

@@ -153,6 +153,7 @@ class MysqlIssuer:
     """
 
     kind = "mysql"
+    lists = True
     revocability = Revocability.NOW
 
     def __init__(

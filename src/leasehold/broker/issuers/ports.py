@@ -74,7 +74,10 @@ class Issuer(Protocol):
         """
 
     async def find(self) -> Collection[str]:
-        """The names of ours that the provider has, by ``NAME_PREFIX``."""
+        """The names of ours that the provider has, by ``NAME_PREFIX``; none where it cannot list.
+
+        One that has ``lists`` set lists all of them: what is not among them is not there.
+        """
 
     async def close(self) -> None:
         """Close connections; idempotent."""

@@ -164,6 +164,7 @@ class PostgresIssuer:
     """
 
     kind = "postgres"
+    lists = True
     revocability = Revocability.NOW
 
     def __init__(

@@ -54,6 +54,7 @@ class RedisIssuer:
     """
 
     kind = "redis"
+    lists = True
     revocability = Revocability.NOW
 
     def __init__(self, server: Server, password: Secret, *, allowed: Collection[Grant]) -> None:

@@ -12,7 +12,7 @@ import secrets
 import string
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -48,6 +48,15 @@ class Clocks:
     wall: Callable[[], float]
     boot: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A provider as a configuration names it; ``admin``: the administrative secret for it."""
+
+    kind: str
+    parameters: Mapping[str, object]
+    admin: Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +110,15 @@ class Issuing:
         """A lease has changed."""
         for listener in self._listeners:
             listener()
+
+    def place(self, entry: Entry) -> Place:
+        """Where it was made; ``LedgerError`` when its recipe does not open."""
+        recipe = _Recipe.read(self._recipes.open(entry.id, entry.recipe))
+        return Place(kind=recipe.kind, parameters=recipe.parameters, admin=recipe.admin)
+
+    def provider(self, place: Place) -> AbstractAsyncContextManager[CheckedIssuer]:
+        """Its issuer, for some calls."""
+        return self._providers.issuer(place.kind, place.parameters, place.admin)
 
     async def entry(self, entry_id: str) -> Entry | None:
         """One entry of the ledger."""
