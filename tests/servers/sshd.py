@@ -30,6 +30,7 @@ UsePAM yes
 StrictModes no
 LogLevel VERBOSE
 AcceptEnv GIT_PROTOCOL
+Subsystem sftp internal-sftp
 """
 
 

@@ -18,6 +18,7 @@ _ENDS = {
     "revoked": "access ended {ended}, revoked at the provider",
     "expired": "access ended {ended}, expired at the provider",
 }
+_ONLY_EXPIRES = ("ttl-only", "role-wide")
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _NAME_MIN, _NAME_MAX = 8, 24
 
@@ -82,7 +83,10 @@ def _use(credential: Mapping[str, Any]) -> str:
     if credential["first_use"] is None:
         return "not used"
     issued, ended = (time.strftime("%H:%M:%S", time.localtime(credential[key])) for key in ("first_use", "ended"))
-    how = _ENDS.get(credential.get("lease") or "", "not yet taken back, tried again until it is").format(ended=ended)
+    otherwise = "not yet taken back, tried again until it is"
+    if credential["revocability"] in _ONLY_EXPIRES:
+        otherwise = "access ended {ended}; at the provider it only expires"
+    how = _ENDS.get(credential.get("lease") or "", otherwise).format(ended=ended)
     return f"{_count(credential['requests'], 'request')} · first used {issued} · {how}"
 
 

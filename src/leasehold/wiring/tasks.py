@@ -21,7 +21,7 @@ from leasehold.broker.lease.machine import State
 from leasehold.broker.lease.model import Lease, Refusal
 from leasehold.broker.lease.service import Leases
 from leasehold.core.errors import AuditError, GrantRefused, LeaseholdError
-from leasehold.core.model import Credential, InjectBasic, Rule, TaskPlan
+from leasehold.core.model import STREAM_PORTS, Credential, InjectBasic, Rule, TaskPlan
 from leasehold.core.secret import Secret
 from leasehold.node.egress.certificates import CompartmentCA
 from leasehold.node.egress.model import Denied, Leaf, Listen, Released, Upstream, upstreams
@@ -29,6 +29,7 @@ from leasehold.node.egress.ports import Use
 from leasehold.node.egress.replies import describe
 from leasehold.node.egress.scrub import secret_header_value
 from leasehold.node.egress.service import Egress
+from leasehold.node.egress.ssh_agent import Identity, SshAgent, host_key_blobs
 from leasehold.node.guard.canaries import new_canary
 from leasehold.wiring.resolver import resolve
 
@@ -43,6 +44,7 @@ _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 _SYNTHETIC = ipaddress.ip_address("198.18.0.2")
 _RECONCILE_S = 3.0
 _RETIRE_S = 5.0
+_SSH_PORT = STREAM_PORTS["ssh"]
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class Task:
     end_reason: str = ""
     alarm: str = ""
     exposed: list[str] = field(default_factory=list)
+    agent: SshAgent | None = None
 
 
 class Tasks:
@@ -133,12 +136,14 @@ class Tasks:
             await self.close(task, reason="did not start", exit_code=None)
             raise
         try:
+            await self._start_agent(task)
             exposed = await self._exposed(task)
         except BaseException:
             await self.close(task, reason="did not start", exit_code=None)
             raise
         task.canaries = {p.variable: new_canary(p.prefix) for p in plan.placeholders}
-        return task, {**self._reply(task, addresses, ports, authority, java), "exposed": exposed}
+        reply = self._reply(task, addresses, ports, authority, java)
+        return task, {**reply, "exposed": exposed, "ssh": self._ssh(task)}
 
     async def _exposed(self, task: Task) -> dict[str, str]:
         """Variables with credentials of the task's own, which it was started to have."""
@@ -164,6 +169,8 @@ class Tasks:
         self._closing[task.id] = task
         task.end_reason = reason
         task.ended.set()
+        if task.agent is not None:
+            task.agent.close()
         total = await self._counter(task.id)
         self.egress.close(task.id)
         leases = self._leases.close(task.id)
@@ -171,6 +178,9 @@ class Tasks:
         for path in (*map(Path, (*task.sockets.values(), *task.streams.values())), self._namespace_path(task)):
             path.unlink(missing_ok=True)
         await self._reconcile(task, total)
+        for (method, _, _, reason), count in task.denied.items():
+            if method == "SIGN" and count > 1:
+                self._record_refused(task.id, reason, count - 1)
         del self._closing[task.id]
         summary = self._summary(task, leases, ended, exit_code)
         self._audit.append(
@@ -273,6 +283,69 @@ class Tasks:
         if task is None:
             return ()
         return await resolve(upstream.destination.host, upstream.destination.port, task.plan.network)
+
+    async def identities(self, task: str, host_key: bytes) -> Sequence[Identity]:
+        """For :class:`~leasehold.node.egress.ssh_agent.Identities`: a first use too, also before a connection."""
+        found = self.open_tasks.get(task)
+        made = []
+        for credential in found.plan.credentials if found else ():
+            keys = host_key_blobs(key for rule in credential.endpoints for key in rule.host_keys)
+            if found is None or not keys or (host_key and host_key not in keys):
+                continue
+            lease = await self._leases.first_use(task, credential)
+            if isinstance(lease, Refusal):
+                raise GrantRefused(lease.message, hint=lease.hint)
+            found.first_use.setdefault(credential.name, self._clock())
+            certificate = lease.material["certificate"].reveal()
+            made.append(Identity(certificate=certificate, private_key=lease.material["private_key"], host_keys=keys))
+        return made
+
+    def refused(self, task: str, reason: str) -> None:
+        """For :class:`~leasehold.node.egress.ssh_agent.Identities`: recorded at once, and counted until the end."""
+        found = self.open_tasks.get(task)
+        if found is None:
+            return
+        found.denied[("SIGN", "ssh agent", "", reason)] += 1
+        if found.denied[("SIGN", "ssh agent", "", reason)] == 1:
+            self._record_refused(task, reason, 1)
+
+    def _record_refused(self, task: str, reason: str, count: int) -> None:
+        now = self._clock()
+        self._audit.append(
+            Event.REQUEST_DENIED,
+            outcome=Outcome.DENIED,
+            task=task,
+            reason=reason,
+            host="",
+            method="SIGN",
+            target="",
+            status=0,
+            count=count,
+            first=now,
+            last=now,
+            received=0,
+            sent=0,
+        )
+
+    async def _start_agent(self, task: Task) -> None:
+        if any(rule.host_keys for credential in task.plan.credentials for rule in credential.endpoints):
+            task.agent = SshAgent(task.id, self)
+            await task.agent.start(self._agent_path(task))
+
+    def _agent_path(self, task: Task) -> Path:
+        return self._runtime / f"{task.id}-ssh.sock"
+
+    def _ssh(self, task: Task) -> dict[str, str] | None:
+        """What a client in the compartment needs: the agent, and the keys of the hosts."""
+        if task.agent is None:
+            return None
+        lines = [
+            f"{rule.host if rule.port == _SSH_PORT else f'[{rule.host}]:{rule.port}'} {key}\n"
+            for credential in task.plan.credentials
+            for rule in credential.endpoints
+            for key in rule.host_keys
+        ]
+        return {"agent": str(self._agent_path(task)), "known_hosts": "".join(lines)}
 
     def record(self, uses: Sequence[Use]) -> None:
         """For :class:`~leasehold.node.egress.ports.UsageSink`: audit first, then count."""

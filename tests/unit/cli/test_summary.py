@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fakes.launcher import REPLY, SUMMARY
+from leasehold.cli import summary
 from leasehold.cli.summary import duration, footer, header
 
 
@@ -80,3 +81,10 @@ def test_text_of_others_is_made_safe() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("revocability", ["ttl-only", "role-wide"])
+def test_what_can_only_expire_is_not_called_revoked(revocability: str) -> None:
+    used = {"name": "code", "requests": 1, "first_use": 1.0, "ended": 2.0, "revocability": revocability}
+    assert "at the provider it only expires" in summary._use({**used, "lease": "revoking"})
+    assert "tried again" in summary._use({**used, "revocability": "now", "lease": "revoking"})

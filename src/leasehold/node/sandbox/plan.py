@@ -138,7 +138,7 @@ def make_plan(request: SandboxRequest, host: Host) -> Plan:
         mounts=tuple((mounts(effects, host) | _private(request)).items()),
         allowed=(
             *((f"{host.home}/.gitconfig",) if host.git_user else ()),
-            *((SSH_CONFIG,) if request.ssh else ()),
+            *((os.path.dirname(SSH_CONFIG),) if request.ssh else ()),  # a folder of ours, with this file alone
             *(inside for _, inside in request.persist),
             *(path for path, _, _ in request.files),
         ),
