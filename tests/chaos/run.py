@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--leases", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--at-once", type=int, default=8, help="leases that a worker has in hand (default 8)")
+    parser.add_argument("--at-once", type=int, default=3, help="leases that a worker has in hand (default 3)")
     parser.add_argument("--kill-every", type=int, default=600, help="events from one kill to the next (default 600)")
     parser.add_argument("--seed", default=token_hex(4), help="of faults and victims; printed, so that it can be given")
     options = parser.parse_args()
@@ -46,13 +46,14 @@ def main() -> int:
             storm = Storm(
                 plan, ledgers, lambda line: print(f"chaos: {time.monotonic() - began:4.0f} s {line}", flush=True)
             )
-            results["provider_down" if down else "under_fire"] = storm.run()
+            name = "provider_down" if down else "under_fire"
+            results[name] = storm.run()
+            print(f"chaos: {name}: {json.dumps(asdict(results[name]))}", flush=True)
     finally:
         ledgers.close()
     (ROOT / "build").mkdir(exist_ok=True)
     found = {name: asdict(result) for name, result in results.items()}
     (ROOT / "build" / "chaos.json").write_text(json.dumps({"seed": options.seed, **found}, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
     return 1 if any(result.lost() for result in results.values()) else 0
 
 

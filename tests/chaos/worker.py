@@ -38,7 +38,7 @@ FAULTS = dict(zip(KINDS, "bahx", strict=True))
 _PAUSE_S = 1.0
 _BEAT_S = 2.0
 _DEAD_S = 10.0
-_SWEEPS = 2
+_SWEEPS = 1
 _FAST = 10.0
 
 
