@@ -85,6 +85,11 @@ class IssuerContract:
     cuts = True
     nameable = False
 
+    @property
+    def revocable(self) -> bool:
+        """Whether one credential can be taken back."""
+        return self.revocability in (Revocability.NOW, Revocability.NEXT_USE)
+
     def has(self, subject: Subject, name: str, material: Material) -> bool:
         """Whether the provider has it; where it knows no names, whether it takes it."""
         if self.named:
@@ -174,6 +179,9 @@ class IssuerContract:
         sessions = [desk.open(issued.material) for _ in range(3)]
         assert all(session.alive() for session in sessions)
         assert subject.sessions(order.name) == 3
+        if not self.revocable:
+            assert not desk.revoke(order.name), "it only expires, and is never called revoked"
+            return
         assert desk.revoke(order.name)
         assert all(session.alive() is not self.cuts for session in sessions)
         if self.revocability is Revocability.NOW:
@@ -195,8 +203,8 @@ class IssuerContract:
         order, never = desk.order(), desk.order()
         material = desk.issue(order).material
         for name in (order.name, order.name):
-            assert desk.revoke(name)
-            assert not self.has(subject, name, material)
+            assert desk.revoke(name) is self.revocable
+            assert self.has(subject, name, material) is not self.revocable
         # Of one that a crash left, and that nobody there can name, nobody can say that it is gone.
         assert desk.revoke(never.name) is (self.named or self.nameable)
         assert never.name not in subject.accounts()
@@ -258,7 +266,8 @@ class IssuerContract:
             if self.named:
                 fails(run, issuer.find(), subject.secret)
             # Where there are no names, only who has something to take back asks the provider.
-            fails(run, issuer.revoke(order.name, None if self.named else Secret(b"kept")), subject.secret)
+            if self.revocable:
+                fails(run, issuer.revoke(order.name, None if self.named else Secret(b"kept")), subject.secret)
             run(issuer.close())
 
     def test_what_could_be_an_attack_is_refused_as_configuration(self, subject: Subject) -> None:

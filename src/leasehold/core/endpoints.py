@@ -11,6 +11,7 @@ from leasehold.core.model import (
     STREAM_PORTS,
     GitRule,
     Inject,
+    InjectAws,
     InjectBasic,
     InjectHeader,
     InjectQuery,
@@ -70,7 +71,7 @@ def read_rule(table: Table, role: Role | None, issuer: str = "") -> Rule:
         raise table.error("git itself says which methods and paths there are", "leave them and websocket out", "git")
     inject = None
     if role is not None:
-        inject = _inject(table)
+        inject = _inject(table, issuer)
     elif table.has("inject"):
         raise table.error("a host without a credential has nothing to inject", "define a credential", "inject")
     table.done()
@@ -198,13 +199,17 @@ def _repository(value: str) -> str:
     return name
 
 
-def _inject(endpoint: Table) -> Inject:
+def _inject(endpoint: Table, issuer: str) -> Inject:
     if not endpoint.has("inject"):
         raise endpoint.error("the key inject is missing", 'such as inject = { header = "Authorization", format = … }')
     table = endpoint.table("inject")
-    ways = [way for way in ("header", "basic", "query") if table.has(way)]
+    ways = [way for way in ("header", "basic", "query", "aws") if table.has(way)]
     if len(ways) != 1:
-        raise table.error(f"expected one of header, basic and query, found {len(ways)}", "say how it is delivered")
+        raise table.error(f"expected one of header, basic, query and aws, found {len(ways)}", "say how it is delivered")
+    if (ways == ["aws"]) != (issuer == "aws-sts"):
+        raise table.error(
+            "aws signs with a session of the issuer aws-sts, and with nothing else", "use both or none", ways[0]
+        )
     if ways == ["header"]:
         inject: Inject = InjectHeader(
             name=table.text("header", _header_name), format=table.text_or("{secret}", "format", _format)
@@ -213,10 +218,22 @@ def _inject(endpoint: Table) -> Inject:
         basic = table.table("basic")
         inject = InjectBasic(username=basic.text("username", _username))
         basic.done()
+    elif ways == ["aws"]:
+        aws = table.table("aws")
+        inject = InjectAws(service=aws.text("service", _aws_name), region=aws.text("region", _aws_name))
+        aws.done()
     else:
         inject = InjectQuery(name=table.text("query", _parameter))
     table.done()
     return inject
+
+
+def _aws_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", value):
+        raise Wrong(
+            f"expected a name such as s3 or eu-central-1, found {value!a}", "as they stand in the scope of a signature"
+        )
+    return value
 
 
 def _token(value: str) -> str:

@@ -46,7 +46,17 @@ class InjectQuery:
     name: str
 
 
-Inject = InjectHeader | InjectBasic | InjectQuery
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InjectAws:
+    """Sign the request anew (AWS Signature Version 4) for ``service`` in ``region``."""
+
+    service: str
+    region: str
+
+
+InjectValue = InjectHeader | InjectBasic | InjectQuery
+"""Where a secret is put as it is."""
+Inject = InjectValue | InjectAws
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from leasehold.broker.lease.machine import State
 from leasehold.broker.lease.model import Lease, Refusal
 from leasehold.broker.lease.service import Leases
 from leasehold.core.errors import AuditError, GrantRefused, LeaseholdError
-from leasehold.core.model import STREAM_PORTS, Credential, InjectBasic, Rule, TaskPlan
+from leasehold.core.model import STREAM_PORTS, Credential, InjectAws, InjectBasic, Rule, TaskPlan
 from leasehold.core.secret import Secret
 from leasehold.node.egress.certificates import CompartmentCA
 from leasehold.node.egress.model import Denied, Leaf, Listen, Released, Upstream, upstreams
@@ -143,7 +143,7 @@ class Tasks:
             raise
         task.canaries = {p.variable: new_canary(p.prefix) for p in plan.placeholders}
         reply = self._reply(task, addresses, ports, authority, java)
-        return task, {**reply, "exposed": exposed, "ssh": self._ssh(task)}
+        return task, {**reply, "exposed": {**_aws_variables(task.plan), **exposed}, "ssh": self._ssh(task)}
 
     async def _exposed(self, task: Task) -> dict[str, str]:
         """Variables with credentials of the task's own, which it was started to have."""
@@ -496,9 +496,30 @@ def _delivered(upstream: Upstream, lease: Lease) -> Secret:
     inject = upstream.inject
     if inject is None:
         raise GrantRefused(f"{lease.credential} has no way of delivery", hint="add inject to its endpoint")
+    if isinstance(inject, InjectAws):
+        return lease.secret
     if lease.username and isinstance(inject, InjectBasic):
         inject = InjectBasic(username=lease.username)
     return secret_header_value(inject, lease.secret)
+
+
+def _aws_variables(plan: TaskPlan) -> dict[str, str]:
+    """What SDKs want before they send anything; none of it is a secret, and all of it is replaced outside."""
+    regions = [
+        rule.inject.region for c in plan.credentials for rule in c.endpoints if isinstance(rule.inject, InjectAws)
+    ]
+    if not regions:
+        return {}
+    return {
+        "AWS_ACCESS_KEY_ID": "AKIALEASEHOLDOUTSIDE",
+        "AWS_SECRET_ACCESS_KEY": "signed-outside-by-leasehold",
+        "AWS_REGION": regions[0],
+        "AWS_DEFAULT_REGION": regions[0],
+        "AWS_EC2_METADATA_DISABLED": "true",
+        # A checksum that follows the body would be signed with it.
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }
 
 
 def _credential(task: Task, name: str) -> Credential:

@@ -168,7 +168,21 @@ def _ssh_ca(parameters: Parameters, secret: Secret) -> Issuer:
     )
 
 
+def _aws_sts(parameters: Parameters, secret: Secret) -> Issuer:
+    from leasehold.broker.issuers import aws_sts
+
+    region = parameters.text("region", aws_sts.region)
+    account = aws_sts.Account(
+        server=parameters.text_or(f"https://sts.{region}.amazonaws.com", "server", _https),
+        region=region,
+        role=parameters.text("assume", aws_sts.role),
+        ca=parameters.text_or(SYSTEM_CA, "ca", _file),
+    )
+    return aws_sts.AwsStsIssuer(account, secret, _grants(parameters, aws_sts.grant))
+
+
 BUILTIN: dict[str, Factory] = {
+    "aws-sts": _aws_sts,
     "github-app": _github_app,
     "kubernetes": _kubernetes,
     "postgres": _postgres,

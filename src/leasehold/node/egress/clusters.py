@@ -12,10 +12,12 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http_pb2
 
+from leasehold.core.model import InjectAws
 from leasehold.core.secret import Secret
 from leasehold.node.egress.model import Upstream
 from leasehold.node.egress.scrub import upstream_filters
 from leasehold.node.egress.shared import ads, assignment, pack, upstream_tls
+from leasehold.node.egress.signing import signing_filters
 from leasehold.node.egress.xds import CLUSTER, SECRET, Key
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -27,8 +29,8 @@ def secret_name(upstream: Upstream) -> str:
 
 def release(upstream: Upstream, addresses: Sequence[str], value: Secret | None, trusted_ca: str) -> dict[Key, Any]:
     """The cluster, and the secret (whole header value) that it injects. ``trusted_ca``: path of a PEM file."""
-    found: dict[Key, Any] = {(CLUSTER, upstream.name): _cluster(upstream, addresses, trusted_ca)}
-    if value is not None:
+    found: dict[Key, Any] = {(CLUSTER, upstream.name): _cluster(upstream, addresses, value, trusted_ca)}
+    if value is not None and not isinstance(upstream.inject, InjectAws):
         name = secret_name(upstream)
         found[(SECRET, name)] = secret_pb2.Secret(
             name=name, generic_secret=secret_pb2.GenericSecret(secret={"inline_bytes": value.reveal()})
@@ -41,7 +43,9 @@ def withdraw(upstream: Upstream) -> dict[Key, None]:
     return {(CLUSTER, upstream.name): None, (SECRET, secret_name(upstream)): None}
 
 
-def _cluster(upstream: Upstream, addresses: Sequence[str], trusted_ca: str) -> cluster_pb2.Cluster:
+def _cluster(
+    upstream: Upstream, addresses: Sequence[str], value: Secret | None, trusted_ca: str
+) -> cluster_pb2.Cluster:
     destination = upstream.destination
     cluster = cluster_pb2.Cluster(
         name=upstream.name,
@@ -49,7 +53,7 @@ def _cluster(upstream: Upstream, addresses: Sequence[str], trusted_ca: str) -> c
         connect_timeout={"seconds": 10},
         per_connection_buffer_limit_bytes={"value": 1 << 20},
         load_assignment=assignment(upstream.name, destination.port, addresses),
-        typed_extension_protocol_options={_HTTP_OPTIONS: pack(_http_options(upstream))},
+        typed_extension_protocol_options={_HTTP_OPTIONS: pack(_http_options(upstream, value))},
         circuit_breakers={
             "thresholds": [
                 {
@@ -66,10 +70,14 @@ def _cluster(upstream: Upstream, addresses: Sequence[str], trusted_ca: str) -> c
     return cluster
 
 
-def _http_options(upstream: Upstream) -> http_pb2.HttpProtocolOptions:
+def _http_options(upstream: Upstream, value: Secret | None) -> http_pb2.HttpProtocolOptions:
+    if isinstance(upstream.inject, InjectAws):
+        filters = signing_filters(upstream.inject, value) if value is not None else []
+    else:
+        filters = upstream_filters(upstream.inject, secret_name(upstream), ads())
     options = http_pb2.HttpProtocolOptions(
         http_filters=[
-            *upstream_filters(upstream.inject, secret_name(upstream), ads()),
+            *filters,
             hcm_pb2.HttpFilter(name="codec", typed_config=pack(upstream_codec_pb2.UpstreamCodec())),
         ]
     )

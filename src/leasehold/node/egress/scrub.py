@@ -24,7 +24,7 @@ from google.protobuf.any_pb2 import Any as AnyProto
 from google.protobuf.message import Message
 
 from leasehold.core.errors import SecretUnavailable
-from leasehold.core.model import Inject, InjectBasic, InjectHeader, InjectQuery
+from leasehold.core.model import InjectBasic, InjectHeader, InjectQuery, InjectValue
 from leasehold.core.secret import Secret
 
 PRIVATE_HEADER = "x-leasehold-credential"
@@ -112,7 +112,7 @@ _FAILED = {
 }
 
 
-def secret_header_value(inject: Inject, secret: Secret) -> Secret:
+def secret_header_value(inject: InjectValue, secret: Secret) -> Secret:
     """The whole value of the header that is injected for ``inject``.
 
     ``SecretUnavailable`` when the secret cannot be sent that way: it has a line break, NUL or another control
@@ -150,7 +150,7 @@ def secret_header_value(inject: Inject, secret: Secret) -> Secret:
 
 
 def upstream_filters(
-    inject: Inject | None, secret_name: str, sds_config: config_source_pb2.ConfigSource | None
+    inject: InjectValue | None, secret_name: str, sds_config: config_source_pb2.ConfigSource | None
 ) -> list[hcm_pb2.HttpFilter]:
     """The filters of one cluster before its codec; none for a cluster without a credential.
 
@@ -176,13 +176,13 @@ def upstream_filters(
     ]
 
 
-def _header(inject: Inject) -> str:
+def _header(inject: InjectValue) -> str:
     if isinstance(inject, InjectHeader):
         return inject.name.lower()
     return PRIVATE_HEADER if isinstance(inject, InjectQuery) else "authorization"
 
 
-def _around(inject: Inject) -> tuple[bytes, bytes]:
+def _around(inject: InjectValue) -> tuple[bytes, bytes]:
     """What stands before and after the secret (or, in basic authentication, its base64) in the header's value."""
     if isinstance(inject, InjectBasic):
         return b"Basic ", b""
@@ -213,7 +213,7 @@ def _carriers(header: str) -> header_mutation_pb2.HeaderMutation:
     )
 
 
-def _loader(inject: Inject, header: str) -> str:
+def _loader(inject: InjectValue, header: str) -> str:
     """The script of one cluster. It loads the real one at the first request, in the worker that needs it: Envoy runs
     it in the main thread too, once for each cluster, and there it would only take memory."""
     before, after = _around(inject)
