@@ -12,6 +12,7 @@ from leasehold.core.model import (
     Credential,
     Environment,
     GitRule,
+    InjectAws,
     InjectBasic,
     InjectHeader,
     InjectQuery,
@@ -276,9 +277,13 @@ WRONG_KEYS = [
     (
         'header = "Authorization", ',
         "",
-        "14: credentials.forge.endpoints[1].inject: expected one of header, basic and q",
+        "14: credentials.forge.endpoints[1].inject: expected one of header, basic, query",
     ),
-    ('header = "Authorization", ', 'header = "a", query = "b", ', "expected one of header, basic and query, found 2"),
+    (
+        'header = "Authorization", ',
+        'header = "a", query = "b", ',
+        "header, basic, query and aws, found 2",
+    ),
     ('"Authorization"', '"Authorization: Bearer hidden"', "inject.header: expected a token"),
     ('"Authorization"', '"x_api_key"', "header x_api_key has an underscore"),
     ('"Authorization"', '"Host"', "header Host frames or routes a request"),
@@ -550,3 +555,34 @@ def test_what_may_not_enter_is_refused(folder: Path, old: str, new: str, said: s
 def test_a_static_secret_never_enters(folder: Path) -> None:
     exposing = CREDENTIAL.replace("max_ttl", 'expose = { TOKEN = "token" }\nmax_ttl')
     assert "a static secret never enters a compartment" in refused(folder, HEAD + exposing + ENDPOINT).message
+
+
+AWS = """
+[credentials.builds]
+issuer = "aws-sts"
+secret = "vault:aws"
+environment = "staging"
+role = "execute"
+max_ttl = "15m"
+[[credentials.builds.endpoints]]
+host = "s3.example"
+inject = { aws = { service = "s3", region = "eu-central-1" } }
+"""
+
+
+def test_requests_to_aws_are_signed_with_a_session(folder: Path) -> None:
+    builds = read_operator(write(folder, HEAD + CREDENTIAL + ENDPOINT + AWS)).credentials[-1]
+    assert builds.endpoints[0].inject == InjectAws(service="s3", region="eu-central-1")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"aws-sts"', '"static"', "aws signs with a session of the issuer aws-sts"),
+        ('{ aws = { service = "s3", region = "eu-central-1" } }', '{ query = "k" }', "aws signs with a session"),
+        ('"s3"', '"S3/../"', "expected a name such as s3 or eu-central-1"),
+        ('service = "s3", ', "", "the key service is missing"),
+    ],
+)
+def test_what_cannot_be_signed_with_is_refused(folder: Path, old: str, new: str, said: str) -> None:
+    assert said in refused(folder, HEAD + CREDENTIAL + ENDPOINT + AWS.replace(old, new)).message
