@@ -31,6 +31,25 @@ say "query a database, with no password"
 psql -XAtq -d "$DATABASE" -c "INSERT INTO shop.orders (item) VALUES ('tea')" \
   -c "SELECT '  as ' || session_user || ': ' || count(*) || ' orders' FROM shop.orders"
 
+say "clone over SSH, and push"
+git clone -q "$REPOSITORY" infra 2>/dev/null
+cd infra
+echo "the agent was here" >> NOTES
+git add NOTES
+git -c user.name=Agent -c user.email=agent@example.test commit -q -m "Note it"
+git push -q origin "HEAD:refs/heads/note-$(git rev-parse --short HEAD)"
+echo "  pushed: $(git log -1 --format='%h %s')"
+cd ..
+ssh-add -L | cut -c1-72 | sed 's/^/  the agent shows: /'
+
+say "upload to S3"
+"$PYTHON" - "$STORE" <<'PYTHON'
+import sys, boto3
+s3 = boto3.client("s3", endpoint_url=sys.argv[1])
+s3.put_object(Bucket="builds", Key="agent/site.tar", Body=b"x" * 1_000_000)
+print("  stored:", s3.head_object(Bucket="builds", Key="agent/site.tar")["ContentLength"], "bytes, signed outside")
+PYTHON
+
 say "try what was never allowed"
 curl -sS -X POST https://api.forge.test/user/keys; echo
 curl -sS -m 5 https://telemetry.example/ || true

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,8 +14,10 @@ from typing import Protocol, Self
 
 from contract.postgres_subject import DatabaseSubject
 from contract.subject import Subject
-from servers import postgres
+from servers import moto, postgres, sshd
+from servers.moto import MotoServer
 from servers.postgres import PostgresServer
+from servers.sshd import SshServer
 from servers.upstreams import Upstreams
 
 
@@ -22,6 +27,7 @@ class Provider(Protocol):
     name: str
     host: str
     what: str
+    gone: str
 
     @property
     def secret(self) -> str: ...
@@ -42,6 +48,7 @@ class Database:
     port: int
     name: str = "orders"
     what: str = "a role in PostgreSQL"
+    gone: str = "asked: no role of ours is left"
 
     @property
     def secret(self) -> str:
@@ -57,10 +64,72 @@ class Database:
         return [name for name in self.subject.accounts() if name.startswith("lh_")]
 
 
-class Providers:
-    """All of them, beside the upstreams of ``up``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeHost:
+    """OpenSSH with two repositories: a certificate for each task, refused once it is in the list of revoked ones."""
 
-    def __init__(self, up: Upstreams) -> None:
+    server: SshServer
+    host: str = sshd.HOST
+    name: str = "code"
+    what: str = "a certificate for SSH"
+    gone: str = "asked: every certificate that it let in is in its list of revoked ones"
+
+    @property
+    def secret(self) -> str:
+        return self.server.authority.read_text()
+
+    def configuration(self, folder: Path) -> str:
+        parameters = {"grants": ["principal git"], "krl": str(self.server.revoked)}
+        keys = {"host": self.host, "port": self.server.port, "protocol": "ssh", "host_keys": [self.server.host_key]}
+        return credential(self.name, "ssh-ca", folder, self.secret, parameters) + endpoint(self.name, keys)
+
+    def left(self) -> Sequence[str]:
+        """Certificates that the host has let in, and would let in again."""
+        used = set(re.findall(r'Accepted certificate ID "(lh_\w+)"', self.server.log.read_text()))
+        listed = subprocess.run(
+            ["/usr/bin/ssh-keygen", "-Q", "-l", "-f", str(self.server.revoked)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return sorted(used - set(re.findall(r"id: (lh_\w+)", listed.stdout)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectStore:
+    """S3 as moto knows it: a session of a role for each task. AWS takes none back, so it can only expire."""
+
+    server: MotoServer
+    host: str = moto.HOST
+    name: str = "builds"
+    what: str = "a session of a role in AWS"
+    gone: str = "AWS takes no session back; it ends by itself within minutes, and only the broker had it"
+
+    @property
+    def secret(self) -> str:
+        return str(json.loads(self.server.secret)["secret_access_key"])
+
+    def configuration(self, folder: Path) -> str:
+        parameters = {
+            "server": self.server.url,
+            "region": moto.REGION,
+            "assume": self.server.role,
+            "ca": str(folder / "upstream-ca.pem"),
+            "grants": [f"s3:{action} on arn:aws:s3:::{moto.BUCKET}/*" for action in ("PutObject", "GetObject")],
+        }
+        lines = credential(self.name, "aws-sts", folder, self.server.secret, parameters)
+        lines += endpoint(self.name, {"host": self.host, "port": self.server.port, "methods": ["GET", "HEAD", "PUT"]})
+        return lines + f'inject = {{ aws = {{ service = "s3", region = "{moto.REGION}" }} }}\n'
+
+    def left(self) -> Sequence[str]:
+        """AWS does not say."""
+        return ()
+
+
+class Providers:
+    """All of them, beside the upstreams of ``up``. ``account``: of this machine, whose repositories they are."""
+
+    def __init__(self, up: Upstreams, account: str) -> None:
         self._stack = ExitStack()
         self.all: list[Provider] = []
         server = PostgresServer()
@@ -69,7 +138,22 @@ class Providers:
         self._stack.callback(subject.close)
         up.beside[postgres.HOST] = server.ca
         self.all.append(Database(subject=subject, host=postgres.HOST, port=server.port))
-        self.variables = {"DATABASE": f"host={postgres.HOST} port={server.port} dbname=orders"}
+        code = SshServer({account: "git"})
+        self._stack.callback(code.close)
+        repository = code.repository("infra", account)
+        for path in (code.revoked.parent, code.revoked):
+            shutil.chown(path, account)  # whose broker writes to it
+        up.beside[sshd.HOST] = server.ca
+        self.all.append(CodeHost(server=code))
+        store = MotoServer()
+        self._stack.callback(store.close)
+        up.beside[moto.HOST] = store.ca
+        self.all.append(ObjectStore(server=store))
+        self.variables = {
+            "DATABASE": f"host={postgres.HOST} port={server.port} dbname=orders",
+            "REPOSITORY": f"ssh://{account}@{sshd.HOST}:{code.port}{repository}",
+            "STORE": f"https://{moto.HOST}:{store.port}",
+        }
 
     def __enter__(self) -> Self:
         return self

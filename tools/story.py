@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -50,15 +51,17 @@ def main() -> int:
         others have nothing for it yet: Leasehold may ask them for a credential for each task, and takes it back."""
     )
     with Upstreams() as up, ExitStack() as stack:
-        providers = stack.enter_context(Providers(up))
+        other = stack.enter_context(ordinary_user()) if os.geteuid() == 0 else None
+        account = other.name if other else pwd.getpwuid(os.geteuid()).pw_name
+        providers = stack.enter_context(Providers(up, account))
         secrets = {name: up.server(name).credential for name in SERVERS}
         for name, value in secrets.items():
             print(f"    {up.place(name).host:18} wants {value[:4]}…{'•' * 12}")
         for provider in providers.all:
             print(f"    {provider.host:18} will make {provider.what} for each task")
         people: list[Person | None] = [None]
-        if os.geteuid() == 0:
-            people.append(stack.enter_context(ordinary_user()))
+        if other is not None:
+            people.append(other)
         leaks = sum(play(up, providers, person, secrets) for person in people)
     verdict = "CREDENTIALS" if leaks else "No credential byte"
     told(
