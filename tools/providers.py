@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 import re
 import shutil
 import subprocess
@@ -142,7 +143,7 @@ class Providers:
         self._stack.callback(code.close)
         repository = code.repository("infra", account)
         for path in (code.revoked.parent, code.revoked):
-            shutil.chown(path, account)  # whose broker writes to it
+            shutil.chown(path, account, pwd.getpwnam(account).pw_gid)  # whose broker writes to it
         up.beside[sshd.HOST] = server.ca
         self.all.append(CodeHost(server=code))
         store = MotoServer()

@@ -134,9 +134,7 @@ def taken_back(lh: Leasehold, providers: Providers, workspace: Path, done: subpr
         found = [path for path in workspace.rglob("*") if path.is_file() and find(provider.secret, path.read_bytes())]
         wrong += bool(left or found) or not own
         style = "1;31" if left or found or not own else "32"
-        word = (
-            f"STILL HAS {', '.join(left)}" if left else f"asked, has no {provider.what.partition(' ')[2]} of ours left"
-        )
+        word = f"STILL HAS {', '.join(left)}" if left else provider.gone
         print(painted(f"    {provider.name:8} {provider.host}: {word}", style))
     return wrong
 
