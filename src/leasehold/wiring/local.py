@@ -41,6 +41,7 @@ from leasehold.wiring.tasks import Task, Tasks
 
 _REFRESH_S = 30.0
 _EXPIRE_S = 1.0
+_SET_BACK_S = 5.0
 _RESTART_WAIT_S = 0.2
 _LEDGER = "ledger.db"
 _SWEEPS_MAX = 8
@@ -84,6 +85,7 @@ class Daemon:
         self._envoy = EnvoyProcess(runtime, self._broker_socket, workers=min(2, os.cpu_count() or 1))
         self._background: set[asyncio.Task[Any]] = set()
         self._clients = 0
+        self._skew = clock() - _boot()
         self.stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[Answer]]] = {
@@ -335,8 +337,16 @@ class Daemon:
         return SqliteLedger(self._state)
 
     async def _expire(self) -> None:
-        """Leases that are over end, within a second. A timer of each would stand still while the machine sleeps."""
+        """Leases that are over end, within a second. A timer of each would stand still while the machine sleeps.
+
+        The wall clock says when; against the one that nobody sets it shows whether it was set back (DESIGN 6).
+        """
+        skew = self._clock() - _boot()
+        set_back, self._skew = self._skew - skew, skew
         try:
+            if set_back > _SET_BACK_S:
+                self._tasks.set_back(set_back)
+                self._spawn(self._on_leases(self._issuing.sweep(set_back)))
             self._tasks.expire()
         except AuditError as e:
             # What cannot be recorded does not go on: the end of the daemon is the end of all access.

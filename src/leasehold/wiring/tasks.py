@@ -210,13 +210,21 @@ class Tasks:
                 self._leases.lapse(lease)
                 self._spawn(self._leases.take_back([lease]))
 
-    def revoke(self, task_id: str, credential: str) -> None:
-        """The operator ends a credential in a task: cut at once, and nothing more is issued to it.
+    def set_back(self, seconds: float) -> None:
+        """The clock was set back: nobody knows any more when what is live was to end, so all of it ends now."""
+        self._audit.append(Event.CLOCK_SET_BACK, outcome=Outcome.DONE, seconds=round(seconds))
+        for lease, over in self._leases.held():
+            if not over:
+                self.revoke(lease.task, lease.credential, "ended because the clock was set back")
+                self._spawn(self._leases.take_back([lease]))
+
+    def revoke(self, task_id: str, credential: str, why: str = "revoked by the operator") -> None:
+        """End a credential in a task: cut at once, and nothing more is issued to it.
 
         Recording it, and what is at a provider, are the caller's.
         """
         self.egress.end(task_id, credential)
-        self._leases.revoke(task_id, credential)
+        self._leases.revoke(task_id, credential, why)
         task = self.open_tasks.get(task_id)
         if task is not None:
             task.expired.setdefault(credential, self._clock())

@@ -103,6 +103,29 @@ def test_a_credential_ends_at_its_own_time_while_the_task_goes_on(run: Callable[
     run(scenario)
 
 
+def test_a_clock_that_was_set_back_ends_what_is_live(run: Callable[[Scenario], None]) -> None:
+    """Nobody knows then when it was to end; a second or two of drift is none."""
+
+    async def scenario(host: Host) -> None:
+        await host.store()
+        _, reply = await host.open()
+        name = f"{reply['task']}/0/forge/{FORGE_HOST}:443"
+        await host.envoy.check(name)
+        host.clock.now -= 3
+        await host.daemon._expire()
+        assert not host.records("clock:set-back")
+        assert host.envoy.answer_of(FORGE_HOST)[1] == ""
+        host.clock.now -= 3600
+        await host.daemon._expire()
+        await host.envoy.until(lambda: host.envoy.answer_of(FORGE_HOST) == (f"closed/{name}", "access-ended"))
+        [record] = host.records("clock:set-back")
+        assert record.fields["seconds"] in range(3599, 3610)
+        await host.daemon._expire()
+        assert len(host.records("clock:set-back")) == 1
+
+    run(scenario)
+
+
 def test_an_end_that_cannot_be_recorded_ends_the_daemon(
     run: Callable[[Scenario], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,6 +39,7 @@ class Event(enum.StrEnum):
 
     AUDIT_RECOVERED = "audit:recovered"
     CANARY_SEEN = "canary:seen"
+    CLOCK_SET_BACK = "clock:set-back"
     CONNECTION_DENIED = "connection:denied"
     CREDENTIAL_EXPIRED = "credential:expired"
     CREDENTIAL_EXPOSED = "credential:exposed"
@@ -114,6 +115,7 @@ SHAPES: Mapping[Event, Shape] = MappingProxyType(
     {
         Event.AUDIT_RECOVERED: _host(ahead=Kind.COUNT, torn_bytes=Kind.COUNT, kept=Kind.TEXTS),
         Event.CANARY_SEEN: _task(name=Kind.TEXT, place=Kind.TEXT, host=Kind.HOST, count=Kind.COUNT),
+        Event.CLOCK_SET_BACK: _host(seconds=Kind.COUNT),
         Event.CONNECTION_DENIED: _task(reason=Kind.TEXT, **_USE),
         Event.CREDENTIAL_EXPIRED: _task(credential=Kind.TEXT),
         Event.CREDENTIAL_EXPOSED: _task(**_DECISION),

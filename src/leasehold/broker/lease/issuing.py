@@ -11,6 +11,7 @@ import json
 import secrets
 import string
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -93,7 +94,7 @@ class Issuing:
         self._clock = clocks.wall
         self._clocks = clocks
         self._at = at
-        self._at_work_on: set[str] = set()
+        self._at_work_on: Counter[str] = Counter()
         self._listeners: set[Callable[[], None]] = set()
         self.owner = owner
 
@@ -143,7 +144,7 @@ class Issuing:
             await self._ask(lambda ledger: ledger.intend(entry))
             self.tell()
             self._at("intent-after")
-            self._at_work_on.add(entry.id)
+            self._at_work_on[entry.id] += 1
             try:
                 if self._clocks.boot() - began > _BEGIN_S:
                     raise IssuerError(f"issuer({issuer.kind}) issue: the ledger took too long", hint="try again")
@@ -152,7 +153,8 @@ class Issuing:
                 await asyncio.shield(self._doubt(entry))
                 raise
             finally:
-                self._at_work_on.discard(entry.id)
+                self._at_work_on[entry.id] -= 1
+                self._at_work_on += Counter()
 
     def _intent(
         self, task: str, credential: Credential, issuer: CheckedIssuer, recipe: _Recipe, expires: float
@@ -235,27 +237,38 @@ class Issuing:
 
     async def end(self, entry: Entry) -> Entry:
         """Take a lease back now; returns the entry as it is then: closed, or to be tried again by a sweep."""
-        self._at_work_on.add(entry.id)
+        self._at_work_on[entry.id] += 1
         try:
-            if entry.state in (State.INTENDED, State.ACTIVE):
-                ending = machine.ending(entry, self._clock())
-                self._at("end-before")
-                changed = await self._change(entry, ending)
-                self._at("end-after")
-                entry = ending if changed else await self._current(entry)
+            entry = await self._begin_to_end(entry)
             return await self._revoke(entry) if entry.state in (State.REVOKING, State.QUARANTINED) else entry
         finally:
-            self._at_work_on.discard(entry.id)
+            self._at_work_on[entry.id] -= 1
+            self._at_work_on += Counter()  # without those that are at nothing
 
-    async def sweep(self) -> int:
+    async def _begin_to_end(self, entry: Entry) -> Entry:
+        """An active one is ended however often another changes it meanwhile; an intent only as it was seen: one that
+        has become a lease by now is somebody's."""
+        while entry.state in (State.INTENDED, State.ACTIVE):
+            ending = machine.ending(entry, self._clock())
+            self._at("end-before")
+            changed = await self._change(entry, ending)
+            self._at("end-after")
+            current = ending if changed else await self._current(entry)
+            if current.state is not entry.state or current.epoch == entry.epoch:
+                return current
+            entry = current
+        return entry
+
+    async def sweep(self, ahead_s: float = 0.0) -> int:
         """Work on what is due, this broker's or another's; how many entries were worked on.
 
+        ``ahead_s``: also on what is due by then, as when the clock was set back by so much.
         Nothing before the ledger has been opened: no lease has been issued by then, and none was left.
         """
         if self._ledger is None:
             return 0
         await self._providers.rest()
-        now = self._clock()
+        now = self._clock() + ahead_s
         claimed = await self._ask(lambda ledger: ledger.claim(now, _AT_ONCE, self.owner, now + _CLAIM_S))
         await asyncio.gather(*(self._work(entry) for entry in claimed))
         return len(claimed)

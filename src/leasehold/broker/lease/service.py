@@ -32,7 +32,7 @@ class _Held:
     deadline: float
     leases: dict[str, Lease] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
-    revoked: set[str] = field(default_factory=set)
+    revoked: dict[str, str] = field(default_factory=dict)
     until: dict[str, float] = field(default_factory=dict)
     patience: dict[str, float] = field(default_factory=dict)
     exposed: list[Lease] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Leases:
 
     async def _use(self, held: _Held, task: str, credential: Credential) -> Lease | Refusal:
         if credential.name in held.revoked:
-            return _revoked(credential.name)
+            return _revoked(credential.name, held.revoked[credential.name])
         now = self._clock()
         lease = held.leases.get(credential.name)
         if lease is not None and now < lease.expires:
@@ -122,7 +122,8 @@ class Leases:
     def _is_over(self, task: str, held: _Held, credential: Credential) -> Refusal | None:
         if self._tasks.get(task) is not held or self._clock() >= held.deadline:
             return _TASK_ENDED
-        return _revoked(credential.name) if credential.name in held.revoked else None
+        why = held.revoked.get(credential.name)
+        return _revoked(credential.name, why) if why else None
 
     async def _lease(self, held: _Held, task: str, credential: Credential, secret: Secret) -> Lease:
         """Of a static credential ``secret`` itself; else what its provider makes for the administrative ``secret``."""
@@ -216,14 +217,14 @@ class Leases:
             for name, lease in held.leases.items()
         ]
 
-    def revoke(self, task: str, credential: str) -> None:
-        """The operator has ended it: from now on the task gets none for this credential, had it one or not.
+    def revoke(self, task: str, credential: str, why: str = "revoked by the operator") -> None:
+        """From now on the task gets none for this credential, had it one or not. ``why`` is what the agent is told.
 
         What it has at a provider is the caller's to take back; the one that is just being made is taken back here.
         """
         held = self._tasks.get(task)
         if held is not None:
-            held.revoked.add(credential)
+            held.revoked[credential] = why
             held.ended.add(credential)
             self._issuing.tell()
 
@@ -265,9 +266,9 @@ class Leases:
         )
 
 
-def _revoked(credential: str) -> Refusal:
+def _revoked(credential: str, why: str) -> Refusal:
     hint = "Ask the operator why. Another task may get it."
-    return Refusal(code="access-ended", message=f"{credential}: revoked by the operator.", hint=hint)
+    return Refusal(code="access-ended", message=f"{credential}: {why}.", hint=hint)
 
 
 def _value(material: Mapping[str, Secret]) -> Secret:

@@ -302,6 +302,41 @@ def test_what_can_only_expire_is_never_called_revoked(broker: Broker) -> None:
     assert broker.recorded() == [("lease:issued", "done"), ("lease:expired", "done")]
 
 
+def test_an_old_copy_ends_the_lease_all_the_same(broker: Broker) -> None:
+    live = broker.issue()
+    asyncio.run(broker.again("two").take_over(NOW + 1))  # which makes it due, and so changes it
+    assert broker.only().epoch > live.entry.epoch
+    assert asyncio.run(broker.issuing.end(live.entry)).state is State.REVOKED
+    assert not broker.provider.names()
+
+
+def test_an_old_copy_of_an_intent_ends_no_lease(broker: Broker) -> None:
+    intents: list[Entry] = []
+    broker.provider.meanwhile = lambda: intents.append(broker.only())  # type: ignore[func-returns-value]
+    live = broker.issue()
+    assert asyncio.run(broker.issuing.end(intents[0])).state is State.ACTIVE
+    assert broker.provider.names() == {live.entry.name}
+
+
+def test_two_that_end_one_lease_do_it_once(broker: Broker) -> None:
+    live = broker.issue()
+
+    async def both() -> list[Entry]:
+        return list(await asyncio.gather(*(broker.issuing.end(live.entry) for _ in range(3))))
+
+    assert {entry.state for entry in asyncio.run(both())} <= {State.REVOKED, State.REVOKING}
+    assert broker.states() == [State.REVOKED]
+    assert not broker.issuing._at_work_on
+
+
+def test_what_is_due_by_a_clock_that_was_set_back_is_done_now(broker: Broker) -> None:
+    broker.issue()
+    broker.now -= 3600
+    assert broker.sweep() == 0
+    assert asyncio.run(broker.issuing.sweep(3600 + 900)) == 1
+    assert broker.states() == [State.REVOKED]
+
+
 def test_what_taking_back_needs_is_kept_with_the_lease(broker: Broker) -> None:
     broker.provider.keeps = True
     live = broker.issue()

@@ -332,3 +332,12 @@ def test_several_parts_are_delivered_as_one(broker: Broker) -> None:
     parts = {"private_key": Secret(b"k"), "certificate": Secret(b"c")}
     assert json.loads(service._value(parts).reveal()) == {"private_key": "k", "certificate": "c"}
     assert service._value({**parts, "token": Secret(b"t")}).reveal() == b"t"
+
+
+def test_a_lease_that_is_ended_is_not_issued_again_and_the_agent_is_told_why(broker: Broker) -> None:
+    broker.leased()
+    broker.leases.revoke("one", "forge", "ended because the clock was set back")
+    refusal = broker.use()
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.message) == ("access-ended", "forge: ended because the clock was set back.")
+    assert [over for _, over in broker.leases.held()] == [True]
