@@ -181,10 +181,33 @@ def _aws_sts(parameters: Parameters, secret: Secret) -> Issuer:
     return aws_sts.AwsStsIssuer(account, secret, _grants(parameters, aws_sts.grant))
 
 
+def _oauth2(parameters: Parameters, secret: Secret) -> Issuer:
+    from leasehold.broker.issuers import oauth2
+    from leasehold.broker.issuers.rest import Rest
+
+    if not parameters.has("scopes"):
+        raise parameters.error("the key scopes is missing", "without one, a server gives what it likes")
+    about = {"audience": oauth2.audience, "resource": oauth2.resource}
+    server = oauth2.Server(
+        token_url=parameters.text("token_url", oauth2.endpoint),
+        revoke_url=parameters.text_or("", "revoke_url", oauth2.endpoint),
+        introspect_url=parameters.text_or("", "introspect_url", oauth2.endpoint),
+        client_id=parameters.text("client_id", oauth2.client),
+        auth=parameters.text_or("basic", "auth", oauth2.one_of(*oauth2.AUTHS)),
+        grant=parameters.text_or("client_credentials", "grant", oauth2.one_of(*oauth2.GRANTS)),
+        subject_type=parameters.text_or("access_token", "subject_type", oauth2.one_of(*oauth2.SUBJECT_TYPES)),
+        about={key: parameters.text(key, check) for key, check in about.items() if parameters.has(key)},
+        lasts_s=parameters.number("token_lasts_s", oauth2.lasts, oauth2.LASTS_S),
+    )
+    rest = Rest("", parameters.text_or(SYSTEM_CA, "ca", _file))
+    return oauth2.Oauth2Issuer(rest, secret, server, parameters.some("scopes", oauth2.scope))
+
+
 BUILTIN: dict[str, Factory] = {
     "aws-sts": _aws_sts,
     "github-app": _github_app,
     "kubernetes": _kubernetes,
+    "oauth2": _oauth2,
     "postgres": _postgres,
     "mysql": _mysql,
     "redis": _redis,

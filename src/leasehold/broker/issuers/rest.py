@@ -1,4 +1,4 @@
-"""JSON over HTTPS, for issuers: RFC 9110, RFC 8259.
+"""JSON over HTTPS, for issuers: RFC 9110, RFC 8259; and what is asked by a form.
 
 What a provider could do with its answers, and cannot: send the request, and the secret in it, somewhere else (no
 redirects, no proxies from the environment, no cookies), fill the memory, hold a connection for ever, or speak through
@@ -29,7 +29,17 @@ class Rest:
 
     async def ask(self, method: str, path: str, *, authorization: str = "", body: object = None) -> Answer:
         """The answer, whatever its status is; ``IssuerError`` when there is none."""
+        return await self._sent(method, path, authorization, body, {})
+
+    async def form(self, path: str, fields: Mapping[str, str], *, authorization: str, heard: bool = True) -> Answer:
+        """The same for what is posted as a form is. ``heard``: false where the body of the answer means nothing."""
+        return await self._sent("POST", path, authorization, None, fields, heard=heard)
+
+    async def _sent(
+        self, method: str, path: str, authorization: str, body: object, form: Mapping[str, str], *, heard: bool = True
+    ) -> Answer:
         headers = {"authorization": authorization} if authorization else {}
+        url = f"{self._server}{path}"
         try:
             if self._client is None:
                 context = ssl.create_default_context(cafile=self._ca)
@@ -38,13 +48,13 @@ class Rest:
                 )
             # Each request by itself: a cookie of one is of no concern to the next.
             self._client.cookies.clear()
-            async with self._client.stream(method, f"{self._server}{path}", headers=headers, json=body) as response:
+            async with self._client.stream(method, url, headers=headers, json=body, data=form or None) as response:
                 data = b""
                 async for piece in response.aiter_bytes():
                     data += piece
                     if len(data) > BYTES_MAX:
                         break
-                return read(response.status_code, data, response.headers.get("date", ""))
+                return read(response.status_code, data if heard else b"", response.headers.get("date", ""))
         except (httpx.HTTPError, OSError):
             failure = IssuerError(UNREACHABLE, hint="look at the parameters server and ca")
         # Behind the except block: the request that the original holds has the secret in it.

@@ -140,3 +140,23 @@ def test_times_are_read(text: str, instant: float) -> None:
 def test_what_is_no_time_is_an_error(value: object) -> None:
     with pytest.raises(IssuerError):
         Answer(status=200, fields={"t": value}, date=0.0).instant("t")
+
+
+def test_a_form_is_posted_as_one_and_its_answer_is_heard_where_it_means_something() -> None:
+    def respond(request: httpx.Request) -> httpx.Response:
+        assert (request.method, request.headers["authorization"]) == ("POST", SECRET)
+        assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+        assert request.content == b"token=a%26b+c&hint=%C3%A4"
+        return httpx.Response(200, content=b"done", headers=DATE)
+
+    async def ask() -> None:
+        rest = Rest("https://api.example", "/nonexistent/ca.pem")
+        rest._client = httpx.AsyncClient(transport=httpx.MockTransport(respond), headers=rest._headers)
+        fields = {"token": "a&b c", "hint": "\u00e4"}
+        answer = await rest.form("/a", fields, authorization=SECRET, heard=False)
+        assert (answer.status, answer.fields) == (200, {})
+        with pytest.raises(IssuerError):
+            await rest.form("/a", fields, authorization=SECRET)
+        await rest.close()
+
+    asyncio.run(ask())
