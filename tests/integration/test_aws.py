@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -133,3 +137,107 @@ def test_the_summary_never_says_revoked(lh: Leasehold, moto: MotoServer) -> None
     assert done.returncode == 0, done.stderr
     assert "at the provider it only expires" in done.stderr
     assert "revoked" not in done.stderr
+
+
+class Raw:
+    """A server that keeps the bytes it gets and answers with them, as an error of S3's does."""
+
+    def __init__(self, up: Upstreams) -> None:
+        self._context = up.ca.server_context((HOST,))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.received: list[bytes] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+
+    def _answer(self, client: socket.socket) -> None:
+        data = b""
+        with contextlib.suppress(OSError), self._context.wrap_socket(client, server_side=True) as tls:
+            tls.settimeout(2)
+            with contextlib.suppress(TimeoutError):
+                while part := tls.recv(65536):
+                    data += part
+                    if b"\r\n\r\n" in data and len(self._body(data)) >= self._length(data):
+                        break
+            tls.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(data) + data)
+            with contextlib.suppress(TimeoutError):
+                data += tls.recv(65536)
+        self.received.append(data)
+
+    def _body(self, data: bytes) -> bytes:
+        return data.partition(b"\r\n\r\n")[2]
+
+    def _length(self, data: bytes) -> int:
+        found = re.search(rb"(?i)content-length: (\d+)", data)
+        return int(found[1]) if found else 0
+
+
+@pytest.fixture
+def raw(upstreams: Upstreams, lh: Leasehold, moto: MotoServer) -> Iterator[tuple[Leasehold, Raw]]:
+    """The same session, at a server that can be looked into."""
+    server = Raw(upstreams)
+    config = lh.config.read_text()
+    lh.config.write_text(config.replace(f"port = {moto.port}\nmethods", f"port = {server.port}\nmethods"))
+    authorities = lh.config.parent / "upstream-ca.pem"
+    known = authorities.read_bytes()
+    authorities.write_bytes(known + upstreams.ca.path.read_bytes())
+    yield lh, server
+    lh.config.write_text(config)
+    authorities.write_bytes(known)
+    server.close()
+
+
+def chunks(*parts: bytes, last: bytes = b"0\r\n\r\n") -> str:
+    return "".join(f"{len(p):x};chunk-signature=0\r\n{p.decode()}\r\n" for p in parts) + last.decode()
+
+
+SMUGGLED = b"PUT /other/x HTTP/1.1\r\nhost: other.example\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("length", "body"),
+    [
+        (0, chunks(SMUGGLED)),
+        (3, chunks(b"abc", SMUGGLED)),
+        (300, chunks(b"abc")),
+        (3, "3;chunk-signature=0\r\nabcPUT / HTTP/1.1\r\n\r\n"),
+        (3, chunks(b"abc", last=b"")),
+        (3, "zz\r\nabc\r\n0\r\n\r\n"),
+    ],
+    ids=["more than it says", "a second chunk", "less than it says", "no end of a chunk", "no last chunk", "no size"],
+)
+def test_a_length_that_is_a_lie_carries_no_second_request(raw: tuple[Leasehold, Raw], length: int, body: str) -> None:
+    lh, server = raw
+    work = lh.workspace()
+    (work / "body").write_text(body)
+    headers = ("x-amz-content-sha256: STREAMING-AWS4-HMAC-SHA256-PAYLOAD", f"x-amz-decoded-content-length: {length}")
+    options = [part for header in (*headers, "content-encoding: aws-chunked", "expect:") for part in ("-H", header)]
+    url = f"https://{HOST}:{server.port}/builds/k"
+    done = lh.run("curl", "-sS", "-X", "PUT", *options, "--data-binary", "@body", url, workspace=work)
+    assert "request-malformed" in done.stdout, done.stdout + done.stderr
+    assert not any(b"/other/x" in data or data.count(b"HTTP/1.1") > 1 for data in server.received)
+    honest = [part for header in (headers[0], "x-amz-decoded-content-length: 3", "expect:") for part in ("-H", header)]
+    (work / "body").write_text(chunks(b"abc"))
+    lh.run("curl", "-sS", "-X", "PUT", *honest, "--data-binary", "@body", url, workspace=work)
+    assert any(data.endswith(b"\r\n\r\nabc") for data in server.received)
+
+
+def test_what_is_sent_of_the_session_does_not_come_back(raw: tuple[Leasehold, Raw]) -> None:
+    lh, server = raw
+    done = lh.run("curl", "-sS", "-H", "authorization: AWS4 own", f"https://{HOST}:{server.port}/builds/k?token=own")
+    assert done.stdout.startswith("GET /builds/k HTTP/1.1"), done.stderr
+    [sent] = [data for data in server.received if b"/builds/k " in data]
+    token = re.search(rb"x-amz-security-token: (\S+)", sent)
+    assert token is not None and b"AWS4-HMAC-SHA256 Credential=ASIA" in sent and b"own" not in sent
+    assert token[1].decode() not in done.stdout
+    assert "x-amz-security-token: ****" in done.stdout

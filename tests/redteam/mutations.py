@@ -24,8 +24,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         name="no scrubbing",
         file="node/egress/clusters.py",
-        old="filters = upstream_filters(upstream.inject, secret_name(upstream), ads())",
-        new="filters = upstream_filters(upstream.inject, secret_name(upstream), ads())[:2]",
+        old="filters = upstream_filters(inject, secret_name(upstream), ads())",
+        new="filters = upstream_filters(inject, secret_name(upstream), ads())[:2]",
         tests=(_C + "test_c11_no_reflection_brings_it_back",),
     ),
     Mutation(

@@ -52,8 +52,7 @@ class Account:
 
 
 class AwsStsIssuer:
-    """See :class:`leasehold.broker.issuers.ports.Issuer`. The secret is JSON: ``access_key_id``, ``secret_access_key``.
-    """
+    """See :class:`leasehold.broker.issuers.ports.Issuer`. The secret is JSON: ``access_key_id``, ``secret_access_key``."""
 
     kind = "aws-sts"
     revocability = Revocability.ROLE_WIDE

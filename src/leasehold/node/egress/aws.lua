@@ -28,63 +28,50 @@ local function without_chunked(encoding)
   return table.concat(kept, ", ")
 end
 
--- Each piece that comes in, what is to go out. `held` is a line that is not complete.
-local function decoder()
-  local held, left, state = "", 0, "size"
-  return function(piece)
-    local out, at = {}, 1
-    piece, held = held .. piece, ""
-    while at <= #piece do
-      if state == "data" then
-        local part = piece:sub(at, at + left - 1)
-        out[#out + 1] = part
-        at, left = at + #part, left - #part
-        if left == 0 then state = "end" end
-      elseif state == "trailer" then
-        break
-      else
-        local stop = piece:find("\r\n", at, true)
-        if not stop then
-          held = piece:sub(at)
-          if #held > LINE_MAX then error("a line without end") end
-          break
-        end
-        local line = piece:sub(at, stop - 1)
-        at = stop + 2
-        if state == "end" then
-          if line ~= "" then error("a chunk is longer than it says") end
-          state = "size"
-        else
-          local size = line:match("^(%x+)") or error("no chunk")
-          if #size > 12 then error("a chunk too large") end
-          left = tonumber(size, 16)
-          state = left == 0 and "trailer" or "data"
-        end
-      end
-    end
-    return table.concat(out)
+-- The body without the framing of its chunks; nil when it is not well-formed, or not as long as it says.
+local function decoded(body, length)
+  local out, total, at = {}, 0, 1
+  while true do
+    local stop = body:find("\r\n", at, true)
+    if not stop or stop - at > LINE_MAX then return nil end
+    local digits = body:sub(at, stop - 1):match("^(%x+)$") or body:sub(at, stop - 1):match("^(%x+);")
+    if not digits or #digits > 8 then return nil end
+    local size = tonumber(digits, 16)
+    if size == 0 then break end
+    local data = body:sub(stop + 2, stop + 1 + size)
+    if #data ~= size or body:sub(stop + 2 + size, stop + 3 + size) ~= "\r\n" then return nil end
+    out[#out + 1], total, at = data, total + size, stop + 4 + size
   end
+  return total == length and table.concat(out) or nil
 end
 
-function envoy_on_request(handle)
+local function refuse(handle)
+  handle:respond({[":status"] = "400", ["content-type"] = "application/json",
+    ["x-leasehold-decision"] = "error; code=request-malformed"}, MALFORMED)
+end
+
+local function prepare(handle)
   local headers = handle:headers()
   local payload = headers:get("x-amz-content-sha256") or ""
-  local length = headers:get("x-amz-decoded-content-length")
+  local length = headers:get("x-amz-decoded-content-length") or ""
   local encoding = headers:get("content-encoding") or ""
   headers:replace(":path", unsigned_query(headers:get(":path")))
   for _, name in ipairs(SIGNED) do headers:remove(name) end
-  if payload:sub(1, 10) ~= "STREAMING-" then return end
-  if not (length and length:match("^%d+$")) then
-    handle:respond({[":status"] = "400", ["content-type"] = "application/json",
-      ["x-leasehold-decision"] = "error; code=request-malformed"}, MALFORMED)
-    return
-  end
+  if payload:sub(1, 10) ~= "STREAMING-" then return true end
+  if not length:match("^%d+$") or #length > 12 then return false end
   encoding = without_chunked(encoding)
   if encoding == "" then headers:remove("content-encoding") else headers:replace("content-encoding", encoding) end
-  headers:replace("content-length", length)
-  local decode = decoder()
-  for chunk in handle:bodyChunks() do
-    local plain = decode(chunk:getBytes(0, chunk:length()))
-    chunk:setBytes(plain)
-  end
+  -- Whole, and measured: with another length than its own a body would be read as the next request.
+  local buffer = handle:body()
+  local plain = decoded(buffer and buffer:getBytes(0, buffer:length()) or "", tonumber(length))
+  if not plain then return false end
+  buffer:setBytes(plain)
+  handle:headers():replace("content-length", tostring(#plain))  -- what was got before the wait is not valid any more
+  return true
+end
+
+-- What goes wrong here must not let the request go on.
+function envoy_on_request(handle)
+  local done, well = pcall(prepare, handle)
+  if not (done and well) then refuse(handle) end
 end

@@ -17,7 +17,7 @@ from leasehold.core.secret import Secret
 from leasehold.node.egress.model import Upstream
 from leasehold.node.egress.scrub import upstream_filters
 from leasehold.node.egress.shared import ads, assignment, pack, upstream_tls
-from leasehold.node.egress.signing import signing_filters
+from leasehold.node.egress.signing import TOKEN_HEADER, session_token, signing_filters
 from leasehold.node.egress.xds import CLUSTER, SECRET, Key
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -30,7 +30,8 @@ def secret_name(upstream: Upstream) -> str:
 def release(upstream: Upstream, addresses: Sequence[str], value: Secret | None, trusted_ca: str) -> dict[Key, Any]:
     """The cluster, and the secret (whole header value) that it injects. ``trusted_ca``: path of a PEM file."""
     found: dict[Key, Any] = {(CLUSTER, upstream.name): _cluster(upstream, addresses, value, trusted_ca)}
-    if value is not None and not isinstance(upstream.inject, InjectAws):
+    if value is not None:
+        value = session_token(value) if isinstance(upstream.inject, InjectAws) else value
         name = secret_name(upstream)
         found[(SECRET, name)] = secret_pb2.Secret(
             name=name, generic_secret=secret_pb2.GenericSecret(secret={"inline_bytes": value.reveal()})
@@ -71,10 +72,10 @@ def _cluster(
 
 
 def _http_options(upstream: Upstream, value: Secret | None) -> http_pb2.HttpProtocolOptions:
-    if isinstance(upstream.inject, InjectAws):
-        filters = signing_filters(upstream.inject, value) if value is not None else []
-    else:
-        filters = upstream_filters(upstream.inject, secret_name(upstream), ads())
+    inject = TOKEN_HEADER if isinstance(upstream.inject, InjectAws) else upstream.inject
+    filters = upstream_filters(inject, secret_name(upstream), ads())
+    if isinstance(upstream.inject, InjectAws) and value is not None:
+        filters += signing_filters(upstream.inject, value)
     options = http_pb2.HttpProtocolOptions(
         http_filters=[
             *filters,

@@ -19,7 +19,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.type.matcher.v3 import string_pb2
 
 from leasehold.core.errors import EgressError
-from leasehold.core.model import InjectAws
+from leasehold.core.model import InjectAws, InjectHeader
 from leasehold.core.secret import Secret
 from leasehold.node.egress.replies import error
 from leasehold.node.egress.shared import pack
@@ -28,16 +28,22 @@ _UNSIGNED = ("s3",)
 _NOT_SIGNED = ("user-agent", "accept-encoding", "expect", "transfer-encoding", "connection", "te")
 _MALFORMED = error(
     "request-malformed",
-    "An upload that is signed in chunks does not say how long it is.",
-    "Send x-amz-decoded-content-length, or the body in one piece.",
+    "An upload that is signed in chunks is not well-formed, or not as long as it says.",
+    "Let the SDK leave the payload unsigned: then a body of any size streams.",
 )
+
+
+TOKEN_HEADER = InjectHeader(name="x-amz-security-token")
+"""The part of a session that is sent. It is injected and scrubbed like any other; the signature comes after it."""
+
+
+def session_token(session: Secret) -> Secret:
+    return Secret(_fields(session)["session_token"].encode())
 
 
 def signing_filters(inject: InjectAws, session: Secret) -> list[hcm_pb2.HttpFilter]:
     """``session``: JSON with ``access_key_id``, ``secret_access_key`` and ``session_token``."""
-    fields = json.loads(session.reveal())
-    if not {"access_key_id", "secret_access_key", "session_token"} <= fields.keys():
-        raise EgressError("the credential is no session of AWS", hint="its issuer should be aws-sts")
+    fields = _fields(session)
     inline = credential_provider_pb2.InlineCredentialProvider(
         access_key_id=fields["access_key_id"],
         secret_access_key=fields["secret_access_key"],
@@ -56,6 +62,13 @@ def signing_filters(inject: InjectAws, session: Secret) -> list[hcm_pb2.HttpFilt
         hcm_pb2.HttpFilter(name="leasehold.unsigned", typed_config=pack(plain)),
         hcm_pb2.HttpFilter(name="leasehold.signing", typed_config=pack(signing)),
     ]
+
+
+def _fields(session: Secret) -> dict[str, str]:
+    fields: dict[str, str] = json.loads(session.reveal())
+    if not {"access_key_id", "secret_access_key", "session_token"} <= fields.keys():
+        raise EgressError("the credential is no session of AWS", hint="its issuer should be aws-sts")
+    return fields
 
 
 @cache
