@@ -74,6 +74,7 @@ class IssuerContract:
     that was made under it. ``divisible``: an order can be for a part of the scope. ``outlasts_s``: how much longer than
     ordered it lasts at most where nobody ends it. ``cuts``: revoking ends what is open; where it does not, only the way
     to the provider does. ``nameable``: whoever has the name can revoke it, whether or not the provider knows it.
+    ``asks``: somebody has to be asked for a credential; where nobody is, nobody being there changes nothing.
     """
 
     revocability = Revocability.NOW
@@ -84,6 +85,7 @@ class IssuerContract:
     outlasts_s = 0.0
     cuts = True
     nameable = False
+    asks = True
 
     @property
     def revocable(self) -> bool:
@@ -261,6 +263,9 @@ class IssuerContract:
         for address in (nobody, silence):
             issuer = desk.made(address, create_s=LIMIT_S, revoke_s=LIMIT_S)
             order = desk.order()
+            if not self.asks:
+                assert run(issuer.issue(order)).scope == order.scope
+                continue
             fails(run, issuer.issue(order), subject.secret, order.secret)
             fails(run, issuer.check(), subject.secret)
             if self.named:

@@ -49,6 +49,7 @@ class Desk:
             task="t1",
             expires=time.time() + LASTS_S,
             scope=self._subject.scope,
+            ordered=time.time(),
         )
         order = replace(order, **changes)
         self._ordered.append(order.name)

@@ -71,7 +71,7 @@ class _Issuer:
         waiting = self._provider.meanwhile()
         if waiting is not None:
             await waiting
-        (self._provider.folder / order.name).write_text(json.dumps({"expires": expires}))
+        (self._provider.folder / order.name).write_text(json.dumps({"ordered": order.ordered, "expires": expires}))
         material = {"username": Secret(order.name.encode()), "password": order.secret}
         kept = Secret(b"receipt") if self._provider.keeps else None
         return Issued(material=material, expires=expires, scope=order.scope, kept=kept)

@@ -203,11 +203,23 @@ def _oauth2(parameters: Parameters, secret: Secret) -> Issuer:
     return oauth2.Oauth2Issuer(rest, secret, server, parameters.some("scopes", oauth2.scope))
 
 
+def _oidc(parameters: Parameters, secret: Secret) -> Issuer:
+    from leasehold.broker.issuers import oidc
+
+    claims = oidc.Claims(
+        issuer=parameters.text("issuer_url", oidc.issuer_url),
+        audience=parameters.text("audience", _audience),
+        subject=parameters.text("subject", oidc.subject),
+    )
+    return oidc.OidcIssuer(secret, claims)
+
+
 BUILTIN: dict[str, Factory] = {
     "aws-sts": _aws_sts,
     "github-app": _github_app,
     "kubernetes": _kubernetes,
     "oauth2": _oauth2,
+    "oidc": _oidc,
     "postgres": _postgres,
     "mysql": _mysql,
     "redis": _redis,

@@ -19,7 +19,8 @@ class Order:
 
     ``name``: at the provider; ``[a-z0-9_]``, at most 32 bytes, begins with ``NAME_PREFIX``. ``secret``: the password or
     key, where the provider lets us choose it; 32 bytes of ``[A-Za-z0-9]``. ``expires``: Unix seconds; the provider must
-    not let it last longer. ``scope``: what it may do, each a text of the issuer's own language.
+    not let it last longer. ``scope``: what it may do, each a text of the issuer's own language. ``ordered``: Unix
+    seconds, for an issuer that has to say since when it holds; 0 where that is not known.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Order:
     task: str
     expires: float
     scope: frozenset[str]
+    ordered: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -186,6 +186,7 @@ class Issuing:
             task=entry.task,
             expires=expires,
             scope=issuer.scope,
+            ordered=entry.created,
         )
         self._at("create-before")
         issued = await issuer.issue(order)

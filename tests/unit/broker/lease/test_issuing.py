@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,12 @@ def test_a_lease_is_in_the_ledger_and_at_the_provider_and_then_in_neither(broker
     assert asyncio.run(broker.issuing.end(live.entry)).state is State.REVOKED
     assert asyncio.run(broker.issuing.end(broker.only())).state is State.REVOKED
     assert len(broker.recorded()) == 2
+
+
+def test_an_order_says_since_when_and_until_when(broker: Broker) -> None:
+    live = broker.issue()
+    written = json.loads((broker.provider.folder / live.entry.name).read_text())
+    assert written == {"ordered": NOW, "expires": NOW + 900} == {"ordered": live.entry.created, "expires": NOW + 900}
 
 
 def test_no_name_and_no_password_is_used_twice(broker: Broker) -> None:
