@@ -115,6 +115,18 @@ class TestOauth2(IssuerContract):
         assert len(subject.server.tokens) == 1
         assert subject.accounts() == set()
 
+    def test_a_token_lasts_no_longer_than_the_operator_was_told(
+        self, subject: OauthSubject, desk: Desk, run: Run
+    ) -> None:
+        order = desk.order()
+        for seconds in (LASTS_S // 2, LASTS_S):
+            issuer = CheckedIssuer(subject.issuer(subject.without(token_lasts_s=seconds), subject.secret))
+            if seconds < LASTS_S:
+                assert "s more than asked" in fails(run, issuer.issue(order), subject.secret).message
+                assert subject.accounts() == set()
+            else:
+                subject.attempt(run(issuer.issue(order)).material, subject.within[0])
+
     def test_a_scope_that_is_left_out_is_as_asked(self, subject: OauthSubject, desk: Desk) -> None:
         subject.server.altered = {TOKEN: {"scope": None}, INTROSPECT: {"scope": None, "exp": None}}
         assert desk.issue(desk.order(scope=subject.less)).scope == subject.less

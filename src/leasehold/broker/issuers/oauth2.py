@@ -159,12 +159,15 @@ class Oauth2Issuer:
             scope, expires = _promised(answer, asked)
             if self._server.introspect_url:
                 scope, expires = await self._seen(token, scope, expires)
-            return Issued(material={"token": token}, expires=expires, scope=scope, kept=token)
+            kept = token if self._server.revoke_url else None
+            return Issued(material={"token": token}, expires=expires, scope=scope, kept=kept)
         except IssuerError as e:
             failure = e
-        if isinstance(more, str) and _TOKEN.fullmatch(more) and self._server.revoke_url:
-            await self._revoked(Secret(more.encode()), "refresh_token")
-        await self._end(token)
+        try:
+            if isinstance(more, str) and _TOKEN.fullmatch(more) and self._server.revoke_url:
+                await self._revoked(Secret(more.encode()), "refresh_token")
+        finally:
+            await self._end(token)
         raise failure
 
     async def _seen(self, token: Secret, scope: frozenset[str], expires: float) -> tuple[frozenset[str], float]:

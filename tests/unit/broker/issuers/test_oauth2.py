@@ -163,6 +163,19 @@ def test_a_new_refresh_token_is_refused_where_nothing_can_be_revoked_too() -> No
     assert [what for what, *_ in api.asked] == ["token"]
 
 
+def test_what_cannot_be_taken_back_is_not_kept() -> None:
+    assert asyncio.run(issuer(ScriptedApi(), revoke_url="").issue(ORDER)).kept is None
+    assert asyncio.run(issuer(ScriptedApi()).issue(ORDER)).kept == Secret(b"t0ken")
+
+
+def test_a_refresh_token_that_is_not_revoked_leaves_no_access_token() -> None:
+    api = ScriptedApi(revoke=503)
+    api.given["token"] = {**GIVEN, "refresh_token": "new"}
+    with pytest.raises(IssuerError, match="503"):
+        asyncio.run(issuer(api).issue(ORDER))
+    assert [fields["token"] for what, fields, *_ in api.asked if what == "revoke"] == ["new", "t0ken"]
+
+
 def test_the_longer_of_two_ends_counts() -> None:
     api = ScriptedApi()
     for ends, expires in ((NOW + 90, NOW + 90), (NOW + 30, NOW + 60)):
