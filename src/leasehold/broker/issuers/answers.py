@@ -65,4 +65,4 @@ def read(status: int, data: bytes, date: str) -> Answer:
 
 def nonsense() -> IssuerError:
     """For an answer that lacks what such an answer has."""
-    return IssuerError(_NONSENSE, hint="does the parameter server name the API, and not a page for people?")
+    return IssuerError(_NONSENSE, hint="does the address in the parameters name the API, and not a page for people?")

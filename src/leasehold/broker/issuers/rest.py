@@ -56,7 +56,7 @@ class Rest:
                         break
                 return read(response.status_code, data if heard else b"", response.headers.get("date", ""))
         except (httpx.HTTPError, OSError):
-            failure = IssuerError(UNREACHABLE, hint="look at the parameters server and ca")
+            failure = IssuerError(UNREACHABLE, hint="look at its address in the parameters, and at ca")
         # Behind the except block: the request that the original holds has the secret in it.
         raise failure
 
