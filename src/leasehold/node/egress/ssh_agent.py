@@ -117,17 +117,16 @@ class SshAgent:
 
     async def _answered(self, connection: _Connection, message: bytes) -> bytes:
         kind, body = message[0], message[1:]
-        try:
-            if kind == _REQUEST_IDENTITIES and not body:
-                return await self._list(connection)
-            if kind == _SIGN_REQUEST:
-                return await self._sign(connection, body)
-            if kind == _EXTENSION:
-                return self._bind(connection, body)
-        except (_No, ValueError) as e:
-            self._identities.refused(self._task, str(e) if isinstance(e, _No) else "it is malformed")
-        except LeaseholdError:
-            return bytes([_FAILURE])  # the first use is refused, and recorded where it was decided
+        with suppress(LeaseholdError):  # a first use that is refused is recorded where it was decided
+            try:
+                if kind == _REQUEST_IDENTITIES and not body:
+                    return await self._list(connection)
+                if kind == _SIGN_REQUEST:
+                    return await self._sign(connection, body)
+                if kind == _EXTENSION:
+                    return self._bind(connection, body)
+            except (_No, ValueError) as e:
+                self._identities.refused(self._task, str(e) if isinstance(e, _No) else "it is malformed")
         return bytes([_FAILURE])
 
     async def _list(self, connection: _Connection) -> bytes:
@@ -181,7 +180,7 @@ def verifies(host_key: bytes, signature: bytes, data: bytes) -> bool:
         key = load_ssh_public_key(kind + b" " + _base64(host_key))
         if isinstance(key, ed25519.Ed25519PublicKey) and name == b"ssh-ed25519":
             key.verify(raw, data)
-        elif isinstance(key, ec.EllipticCurvePublicKey) and name == kind:
+        elif isinstance(key, ec.EllipticCurvePublicKey) and name == kind and kind[-3:] in _HASHES:
             r, rest = _read(raw)
             s, _ = _read(rest)
             der = encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
