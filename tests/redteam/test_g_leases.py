@@ -147,3 +147,25 @@ def test_g17_g19_neither_the_agent_nor_the_operator_can_read_what_was_issued(lh:
     agent.end()
     assert secret not in seen and secret not in told and secret.encode() not in state
     assert agent.role not in seen
+
+
+def test_g11_a_ledger_that_was_lost_or_is_an_old_copy_hides_nothing(lh: Leasehold, orders: Database) -> None:
+    """What the audit log says was ours is looked for before anything new is issued, and taken back."""
+    assert lh.run(*ask(orders)).returncode == 0
+    agent = Agent(lh, orders)
+    pid = lh.daemon_pid()
+    assert pid is not None
+    stranger = "lh_somebody_elses"
+    orders.subject.plant(stranger)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        agent.end()
+        for path in (lh.base / "state").rglob("ledger.db*"):
+            path.unlink()
+        assert ours(orders) == {agent.role, stranger}
+        assert lh.run(*ask(orders)).returncode == 0
+        assert ours(orders) == {stranger}, "another broker's may be there too"
+        events = [json.loads(line)["event"] for line in lh.cli("audit", "query", "--json").stdout.splitlines()]
+        assert events.count("lease:orphan") == 2
+    finally:
+        orders.subject.remove(stranger)

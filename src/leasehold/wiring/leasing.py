@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from leasehold.broker.audit.log import AuditLog
 from leasehold.broker.audit.model import Event, Outcome
+from leasehold.broker.audit.query import Filter
 from leasehold.broker.lease.inventory import Inventory, Report
 from leasehold.broker.lease.issuing import Issuing, Place
 from leasehold.broker.lease.machine import OPEN, Entry, State
@@ -20,6 +21,7 @@ from leasehold.broker.lease.model import Lease
 from leasehold.broker.lease.service import Leases
 from leasehold.core.config import read_operator
 from leasehold.core.errors import LeaseholdError, LedgerError, UsageError
+from leasehold.core.model import Credential
 from leasehold.core.secret import Secret
 from leasehold.wiring.connection import Connection
 from leasehold.wiring.tasks import Tasks
@@ -72,6 +74,7 @@ class Leasing:
         self._has_ledger = has_ledger
         self._resolve = resolve
         self._ending: set[asyncio.Task[Entry]] = set()
+        self._stock_taken = False
 
     def operations(self, uid: int) -> dict[str, Operation]:
         """By name; ``uid`` asks."""
@@ -131,10 +134,53 @@ class Leasing:
         last = entries[-1].id if len(entries) == limit else None
         return {"leases": rows + [self._row(entry) for entry in entries], "after": last}
 
+    async def take_stock(self, credentials: Sequence[Credential]) -> None:
+        """Before the first lease: a ledger that lacks one of which the audit log speaks is an old copy (DESIGN 6).
+
+        Then what providers have is compared with it, and what the log says was ours is taken back. ``LedgerError`` when
+        a provider cannot be looked at: nothing is issued over what nobody knows.
+        """
+        if self._stock_taken:
+            return
+        newest = await asyncio.to_thread(self._audit.query, Filter(event=Event.LEASE_ISSUED, limit=1))
+        if newest.records and await self._issuing.entry(str(newest.records[-1].fields["lease"])) is None:
+            places, problems = await self._places(credentials)
+            ours = await asyncio.to_thread(self._ever_issued)
+            report = await Inventory(self._issuing, self._audit).take(places, repair=ours.__contains__)
+            for kind, message in problems + report.problems:
+                raise LedgerError(
+                    f"the ledger is older than the audit log, and {kind} cannot be looked at: {message}",
+                    hint="`leasehold lease audit` tries it again; nothing is issued until then",
+                )
+        self._stock_taken = True
+
+    def _ever_issued(self) -> frozenset[str]:
+        names: set[str] = set()
+        wanted = Filter(event=Event.LEASE_ISSUED)
+        while (page := self._audit.query(wanted)).records:
+            names |= {str(record.fields["name"]) for record in page.records}
+            wanted = replace(wanted, before=page.records[0].seq)
+        return frozenset(names)
+
     async def _inventory(self, message: dict[str, Any]) -> Row:
         """Both ways, at every provider that the ledger or the operator's configuration names."""
+        places, problems = await self._places(read_operator(Path(str(message["config"]))).credentials)
+        report = Report()
+        if places or self._has_ledger():
+            every = bool(message.get("repair"))
+            report = await Inventory(self._issuing, self._audit).take(places, repair=lambda _: every)
+        return {
+            "looked_at": report.looked_at,
+            "orphans": [{"issuer": kind, "name": name, "taken_back": gone} for kind, name, gone in report.orphans],
+            "ghosts": [self._row(entry) for entry in report.ghosts],
+            "problems": [{"issuer": kind, "message": text} for kind, text in problems + report.problems],
+            "unlisted": sorted(set(report.unlisted)),
+        }
+
+    async def _places(self, credentials: Iterable[Credential]) -> tuple[list[Place], list[tuple[str, str]]]:
+        """Where to look, and where that is not possible."""
         places, problems = [], []
-        for credential in read_operator(Path(str(message["config"]))).credentials:
+        for credential in credentials:
             if credential.issuer == "static":
                 continue
             try:
@@ -144,16 +190,7 @@ class Leasing:
             else:
                 place = Place(kind=credential.issuer, parameters=dict(credential.parameters), admin=admin)
                 places.append(place)
-        report = Report()
-        if places or self._has_ledger():
-            report = await Inventory(self._issuing, self._audit).take(places, repair=bool(message.get("repair")))
-        return {
-            "looked_at": report.looked_at,
-            "orphans": [{"issuer": kind, "name": name, "taken_back": gone} for kind, name, gone in report.orphans],
-            "ghosts": [self._row(entry) for entry in report.ghosts],
-            "problems": [{"issuer": kind, "message": text} for kind, text in problems + report.problems],
-            "unlisted": sorted(set(report.unlisted)),
-        }
+        return places, problems
 
     async def _show(self, message: dict[str, Any]) -> Row:
         return {"lease": await self._one(str(message["id"]), State)}

@@ -199,6 +199,7 @@ class Daemon:
             plan = plan_task(message)
             if any(credential.issuer != "static" for credential in plan.credentials):
                 await asyncio.to_thread(check_issuers, plan.credentials)  # it may have to load a driver
+                await self._leasing.take_stock(plan.credentials)
             task, reply = await self._tasks.open(plan, uid=peer.uid, netns_fd=netns, java=bool(message.get("java")))
             self._peers[task.id] = peer
             await connection.send(reply)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from leasehold.broker.lease.issuing import Issuing
 from leasehold.broker.lease.machine import Entry, Revocability, State
 from leasehold.broker.lease.model import Refusal
 from leasehold.broker.lease.store import SqliteLedger
+from leasehold.core.errors import LedgerError
 from leasehold.wiring.leasing import Leasing
 
 from .host import Host, Scenario
@@ -486,5 +487,39 @@ def test_a_provider_that_cannot_be_looked_at_is_a_problem_and_closes_nothing(ope
         found = await inventory(operator)
         assert found["problems"] == [{"issuer": "fake", "message": "issuer(fake) find: the provider does not answer"}]
         assert await operator.list() == {made: "active"}
+
+    operate(scenario)
+
+
+def test_a_ledger_that_lacks_what_was_issued_is_compared_before_anything_is(operate: Operate) -> None:
+    async def scenario(operator: Operator) -> None:
+        leasing = operator.host.daemon._leasing
+        operator.host.daemon._vault.set("orders", ADMIN)
+        await leasing.take_stock([ORDERS])  # nothing was ever issued
+        leasing._stock_taken = False
+        await operator.issue()
+        await leasing.take_stock([ORDERS])  # the ledger knows it
+        leasing._stock_taken = False
+        lost = {await operator.issue(), await operator.issue()}
+        names = operator.provider.names()
+        kept, open_entries, entry = operator.host.state / "lh_other_1", operator.issuing.entries, operator.issuing.entry
+
+        async def without_entry(entry_id: str) -> Entry | None:
+            return None if entry_id in lost else await entry(entry_id)
+
+        async def without(**asked: Any) -> Sequence[Entry]:
+            return [found for found in await open_entries(**asked) if found.id not in lost]
+
+        operator.issuing.entry, operator.issuing.entries = without_entry, without  # type: ignore[method-assign]  # an old copy
+        operator.provider.down = True
+        with pytest.raises(LedgerError, match="older than the audit log, and fake cannot be looked at: issuer"):
+            await leasing.take_stock([ORDERS])
+        operator.provider.down = False
+        (operator.provider.folder / kept.name).write_text("{}")
+        await leasing.take_stock([ORDERS])
+        assert len(names) == 3 and len(operator.provider.names() - {kept.name}) == 1
+        assert kept.name in operator.provider.names(), "it may be another broker's"
+        operator.provider.down = True
+        await leasing.take_stock([ORDERS])  # once is enough
 
     operate(scenario)

@@ -7,7 +7,7 @@ provider. So what nobody knows is reported, and taken back only when an operator
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from leasehold.broker.audit.log import AuditLog
@@ -39,8 +39,8 @@ class Inventory:
         self._issuing = issuing
         self._audit = audit
 
-    async def take(self, configured: Sequence[Place], *, repair: bool = False) -> Report:
-        """At every provider that an open entry or ``configured`` names. ``repair``: take orphans back."""
+    async def take(self, configured: Sequence[Place], *, repair: Callable[[str], bool]) -> Report:
+        """At every provider that an open entry or ``configured`` names. ``repair``: which orphans to take back."""
         report = Report()
         places: dict[str, Place] = {}
         for entry in await self._open():
@@ -54,19 +54,21 @@ class Inventory:
         for place in places.values():
             try:
                 async with self._issuing.provider(place) as issuer:
-                    await self._compare(issuer, place, report, repair=repair)
+                    await self._compare(issuer, place, report, repair)
             except LeaseholdError as e:
                 report.problems.append((place.kind, e.message))
         return report
 
-    async def _compare(self, issuer: CheckedIssuer, place: Place, report: Report, *, repair: bool) -> None:
+    async def _compare(
+        self, issuer: CheckedIssuer, place: Place, report: Report, repair: Callable[[str], bool]
+    ) -> None:
         # Read before and after: what is issued or taken back meanwhile is in one of them.
         before = await self._open()
         found = frozenset(await issuer.find())
         known = {entry.name for entry in [*before, *await self._open()]}
         report.looked_at += 1
         for name in sorted(found - known):
-            gone = await issuer.revoke(name) if repair else False
+            gone = await issuer.revoke(name) if repair(name) else False
             report.orphans.append((place.kind, name, gone))
             self._audit.append(
                 Event.LEASE_ORPHAN, outcome=Outcome.DONE if gone else Outcome.FAILED, issuer=place.kind, name=name
