@@ -17,6 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -151,15 +152,13 @@ class SshCaIssuer:
         )
 
     async def _add(self, krl: Path, name: str, folder: int) -> None:
-        public = self._authority().public_key()
-        line = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         with tempfile.TemporaryDirectory(prefix=".leasehold-", dir=krl.parent) as work:
-            new, authority, what = (Path(work) / part for part in ("krl", "authority.pub", "what"))
+            new, what = (Path(work) / part for part in ("krl", "what"))
             was = krl.stat()
             shutil.copyfile(krl, new)
-            authority.write_bytes(line + b"\n")
             what.write_text(f"id: {name}\n")
-            await _keygen("-q", "-k", "-u", "-f", str(new), "-s", str(authority), str(what))
+            # Whatever authority signed it: ours may have been replaced since.
+            await _keygen("-q", "-k", "-u", "-f", str(new), "-s", "NONE", str(what))
             with new.open("rb") as file:
                 os.fchown(file.fileno(), was.st_uid, was.st_gid)
                 os.fchmod(file.fileno(), was.st_mode & 0o7777)
@@ -224,7 +223,7 @@ async def _keygen(*arguments: str) -> str:
         async with asyncio.timeout(_KEYGEN_S):
             said, _ = await program.communicate()
     except BaseException:
-        if program.returncode is None:
+        with suppress(ProcessLookupError):
             program.kill()
         raise
     if program.returncode != 0:
