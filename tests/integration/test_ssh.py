@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,41 @@ from servers.sshd import HOST, SshServer
 if TYPE_CHECKING:
     from servers.people import Person
     from servers.upstreams import Upstreams
+
+# Between ssh and the agent, on one connection; the request that logged in is made once more, and again after a line.
+RELAY = """
+import os, socket, subprocess, sys
+agent, own = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+agent.connect(os.environ["SSH_AUTH_SOCK"])
+own.bind("/tmp/relay")
+own.listen()
+
+def message(of):
+    file = of.makefile("rb", 0)
+    head = file.read(4)
+    left, body = int.from_bytes(head, "big"), b""
+    while len(body) < left and (part := file.read(left - len(body))):
+        body += part
+    return head + body
+
+def asked(request):
+    agent.sendall(request)
+    return message(agent)
+
+shared = ["ssh", "-S", "/tmp/master", "-o", "BatchMode=yes", "-o", "IdentityAgent=/tmp/relay"]
+where = sys.argv[1].split(" ")
+master = subprocess.Popen([*shared, "-M", *where, "echo in; cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+ssh, _ = own.accept()
+request = b""
+while request[4:5] != b"\\x0d":
+    request = message(ssh)
+    ssh.sendall(asked(request))
+master.stdout.readline()
+print(asked(request)[4], subprocess.run([*shared, *where, "true"]).returncode, flush=True)
+sys.stdin.readline()
+own.close()
+print(asked(request)[4], master.wait(), subprocess.run([*shared, *where, "true"]).returncode, flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +125,8 @@ def test_git_and_scp_over_ssh(lh: Leasehold, server: SshServer, where: str) -> N
     file = "/tmp/leasehold-scp"
     script = (
         f"git clone -q {url} web && cd web && git checkout -q -B main && echo hello > README && git add README && "
-        "git -c user.name=A -c user.email=a@example.test commit -q --allow-empty -m 'Begin' && git push -q origin main && "
+        "git -c user.name=A -c user.email=a@example.test commit -q --allow-empty -m 'Begin' && "
+        "git push -q origin main && "
         f"scp -q -P {server.port} README {account}:{file} && ssh {where} 'cat {file}; rm {file}'"
     )
     done = lh.run("sh", "-c", script)
@@ -118,3 +155,23 @@ def test_the_agent_signs_nothing_else(lh: Leasehold) -> None:
     assert "unsigned" in done.stdout
     assert "agent refused operation" in done.stdout
     assert "SIGN ssh agent" in done.stderr
+
+
+def test_nothing_goes_on_when_the_lease_is_revoked(lh: Leasehold, where: str) -> None:
+    """Neither an agent's connection that is bound, nor a login that is shared, nor a new one."""
+    space = lh.workspace()
+    (space / "relay.py").write_text(RELAY)
+    lh.own(space)
+    theirs, ours = os.pipe()
+    try:
+        agent = lh.start("python3", "relay.py", where, workspace=space, stdin=theirs)
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == b"14 0\n"
+        # Without a list the host cannot be told, and that is said; here it has to end all the same.
+        assert lh.cli("lease", "revoke", "--all", "--yes").returncode == (1 if lh.person else 0)
+        os.write(ours, b"\n")
+        said, _ = agent.communicate(timeout=60)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert said == b"5 255 255\n"
