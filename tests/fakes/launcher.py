@@ -32,6 +32,9 @@ REPLY: dict[str, Any] = {
     "names": {"api.forge.test": "198.18.0.2"},
     "ports": [443, 80],
     "sockets": {},
+    "streams": [],
+    "exposed": {},
+    "ssh": None,
     "ca_pem": "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n",
     "truststore_b64": "UEtDUzEy",
     "placeholders": {"ANTHROPIC_API_KEY": "sk-ant-placeholder"},
@@ -95,7 +98,7 @@ class EmptyNetwork:
         self._folder = folder
         self.gate_fd, self._other_end = os.pipe()
 
-    def serve(self, names: Mapping[str, str], ports: Sequence[int], sockets: Mapping[str, str]) -> None:
+    def serve(self, names: Mapping[str, str], ports: Sequence[int], sockets: Mapping[str, str], *_streams: object) -> None:
         if (self._folder / "slow").exists():
             (self._folder / "serving").write_text("")
             time.sleep(30)

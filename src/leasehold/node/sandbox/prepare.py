@@ -33,9 +33,9 @@ def prepare_environment(
         visible=visible(host, workspace, reply),
         home=host.home,
         user=host.user,
-        placeholders={**reply["placeholders"], **reply.get("exposed", {})},
+        placeholders={**reply["placeholders"], **reply["exposed"]},
         profile=profile_environment(profile, root=host.uid == 0),
-        ssh=bool(reply.get("ssh")),
+        ssh=bool(reply["ssh"]),
     )
 
 
@@ -74,7 +74,7 @@ def prepare_request(
         machine_id=os.urandom(16).hex(),
         control=control,
         command=tuple(command),
-        ssh=(ssh["agent"], ssh["known_hosts"].encode()) if (ssh := reply.get("ssh")) else None,
+        ssh=(ssh["agent"], ssh["known_hosts"].encode()) if (ssh := reply["ssh"]) else None,
     )
 
 
