@@ -98,7 +98,9 @@ class EmptyNetwork:
         self._folder = folder
         self.gate_fd, self._other_end = os.pipe()
 
-    def serve(self, names: Mapping[str, str], ports: Sequence[int], sockets: Mapping[str, str], *_streams: object) -> None:
+    def serve(
+        self, names: Mapping[str, str], ports: Sequence[int], sockets: Mapping[str, str], *_streams: object
+    ) -> None:
         if (self._folder / "slow").exists():
             (self._folder / "serving").write_text("")
             time.sleep(30)

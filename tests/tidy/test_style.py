@@ -33,7 +33,7 @@ REVEALS = {
     "src/leasehold/node/egress/clusters.py": "what is injected, into Envoy's secrets",
     "src/leasehold/node/egress/scrub.py": "what is injected, into the form of the header",
     "src/leasehold/node/egress/ssh_agent.py": "a task's key, to sign a login with it",
-    "src/leasehold/wiring/tasks.py": "what a task was started to have in its environment; its certificate, which is none",
+    "src/leasehold/wiring/tasks.py": "what a task was started to have in its environment, and its certificate",
     "src/leasehold/broker/issuers/aws_sts.py": "the issuer's own key, to sign what asks for a session",
     "src/leasehold/node/egress/signing.py": "a task's session, into Envoy's filter",
     "src/leasehold/node/egress/behind.py": "a task's password, into its relay's memory",

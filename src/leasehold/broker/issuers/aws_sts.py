@@ -52,7 +52,9 @@ class Account:
 
 
 class AwsStsIssuer:
-    """See :class:`leasehold.broker.issuers.ports.Issuer`. The secret is JSON: ``access_key_id``, ``secret_access_key``."""
+    """See :class:`leasehold.broker.issuers.ports.Issuer`. Its secret is JSON:
+    ``access_key_id`` and ``secret_access_key``.
+    """
 
     kind = "aws-sts"
     revocability = Revocability.ROLE_WIDE
