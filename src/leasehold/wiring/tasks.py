@@ -271,7 +271,8 @@ class Tasks:
             credential = _credential(found, upstream.credential)
             answer = await self._leases.first_use(task, credential)
             if isinstance(answer, Refusal):
-                return Denied(code=answer.code, message=answer.message, hint=answer.hint)
+                status = 503 if answer.failed else 403
+                return Denied(code=answer.code, message=answer.message, hint=answer.hint, status=status)
             username = answer.username
             secret = _delivered(upstream, answer)
             found.first_use.setdefault(credential.name, self._clock())
@@ -302,7 +303,7 @@ class Tasks:
                 continue
             lease = await self._leases.first_use(task, credential)
             if isinstance(lease, Refusal):
-                raise GrantRefused(lease.message, hint=lease.hint)
+                continue  # recorded where it was decided; another credential may do
             found.first_use.setdefault(credential.name, self._clock())
             certificate = lease.material["certificate"].reveal()
             made.append(Identity(certificate=certificate, private_key=lease.material["private_key"], host_keys=keys))

@@ -42,8 +42,9 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why there is no lease: a stable code, words and a way on."""
+    """Why there is no lease: a stable code, words and a way on. ``failed``: it was no decision, and may do later."""
 
     code: str
     message: str
     hint: str
+    failed: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from leasehold.core.secret import Secret
 
 _TAKE_BACK_S = 10.0
 _RETRY_S = 5.0
+_SAME_ANSWER_S = 1.0
 
 Resolve = Callable[[str, str], Awaitable[Secret]]
 """Task id and reference to the secret."""
@@ -35,6 +37,7 @@ class _Held:
     revoked: dict[str, str] = field(default_factory=dict)
     until: dict[str, float] = field(default_factory=dict)
     patience: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, tuple[float, Refusal]] = field(default_factory=dict)
     exposed: list[Lease] = field(default_factory=list)
     turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
@@ -71,9 +74,19 @@ class Leases:
         lease = held.leases.get(credential.name)
         if lease is not None and now < lease.expires:
             return lease
+        since, answer = held.refused.get(credential.name, (-math.inf, _TASK_ENDED))
+        if since <= now < since + _SAME_ANSWER_S:
+            return answer  # who asks again and again fills neither the log nor the ledger
         if now >= held.until.get(credential.name, now + 1):
             return self._over(task, credential)
-        return await self._new(held, task, credential)
+        try:
+            found = await self._new(held, task, credential)
+        except LeaseholdError as e:
+            held.refused[credential.name] = (now, Refusal(code=e.code, message=e.message, hint=e.hint, failed=True))
+            raise
+        if isinstance(found, Refusal):
+            held.refused[credential.name] = (now, found)
+        return found
 
     async def _new(self, held: _Held, task: str, credential: Credential) -> Lease | Refusal:
         event = Event.CREDENTIAL_RENEWED if credential.name in held.leases else Event.CREDENTIAL_FIRST_USE

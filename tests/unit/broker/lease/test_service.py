@@ -140,8 +140,28 @@ def test_a_secret_that_cannot_be_had_is_recorded_and_can_be_asked_for_again(brok
     with pytest.raises(SecretUnavailable):
         broker.use()
     broker.first = None
+    broker.now += 1
     broker.leased()
     assert [outcome for outcome, _, _ in broker.recorded()] == ["failed", "allowed"]
+
+
+@pytest.mark.parametrize("what", ["policy", "provider"])
+def test_who_asks_again_and_again_fills_neither_the_log_nor_the_ledger(broker: Broker, what: str) -> None:
+    """An agent can ask as often as it likes (BOUNDARY J)."""
+    broker.provider_admin = b"administrator"
+    broker.provider.down = True
+    asked = replace(ORDERS, environment=Environment.PRODUCTION) if what == "policy" else ORDERS
+    if what == "provider":
+        with pytest.raises(IssuerError):
+            broker.use(asked)
+    for _ in range(50):
+        refusal = broker.use(asked)
+        assert isinstance(refusal, Refusal) and refusal.failed is (what == "provider")
+    first = len(broker.recorded())
+    assert first <= 2
+    broker.now += 1
+    broker.provider.down = False
+    assert isinstance(broker.use(asked), Refusal if what == "policy" else Lease)
 
 
 def test_what_cannot_be_recorded_is_not_given(make: Callable[..., Broker]) -> None:
