@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,5 +84,18 @@ class TestSshCa(IssuerContract):
         other = Secret((subject.server.folder / "host").read_bytes())
         issuer = subject.issuer(subject.parameters(), other)
         issued = run(issuer.issue(desk.order()))
+        with pytest.raises(Refused):
+            subject.attempt(issued.material, subject.within[0])
+
+    def test_a_list_behind_a_link_is_the_one_that_is_changed(
+        self, subject: SshSubject, desk: Desk, run: Run, tmp_path: Path
+    ) -> None:
+        link = tmp_path / "revoked"
+        link.symlink_to(subject.server.revoked)
+        issuer = subject.issuer({**subject.parameters(), "krl": str(link)}, subject.secret)
+        order = desk.order()
+        issued = run(issuer.issue(order))
+        subject.attempt(issued.material, subject.within[0])
+        assert run(issuer.revoke(order.name)) and link.is_symlink()
         with pytest.raises(Refused):
             subject.attempt(issued.material, subject.within[0])

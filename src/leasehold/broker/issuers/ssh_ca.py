@@ -133,14 +133,15 @@ class SshCaIssuer:
         if self._krl is None:
             return frozenset()
         try:
-            lock = os.open(self._krl.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            krl = self._krl.resolve()  # a link stays one, and what it leads to is what the host reads
+            lock = os.open(krl.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 while not _locked(lock):
                     await asyncio.sleep(_POLL_S)
-                there = await _listed(self._krl)
+                there = await _listed(krl)
                 if name and name not in there:
-                    await self._add(self._krl, name, lock)
-                    there = await _listed(self._krl)
+                    await self._add(krl, name, lock)
+                    there = await _listed(krl)
                 return there
             finally:
                 os.close(lock)

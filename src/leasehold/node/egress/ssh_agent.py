@@ -78,6 +78,7 @@ class SshAgent:
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._closed = False
 
     async def start(self, path: Path) -> None:
         """``path`` lies in a folder that is private to this user."""
@@ -87,6 +88,7 @@ class SshAgent:
 
     def close(self) -> None:
         """No more, also on connections that are open; idempotent."""
+        self._closed = True  # also for those that were accepted and not yet served
         if self._server is not None:
             self._server.close()
         for writer in list(self._writers):
@@ -95,7 +97,7 @@ class SshAgent:
             self._path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._writers) >= _CONNECTIONS_MAX:
+        if self._closed or len(self._writers) >= _CONNECTIONS_MAX:
             writer.transport.abort()
             return
         self._writers.add(writer)

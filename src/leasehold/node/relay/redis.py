@@ -58,10 +58,10 @@ def _begun(client: socket.socket) -> bytes:
         except _Other:
             return data
         except EOFError:
-            if not part or len(data) > _FIRST_MAX:
+            if len(data) > _FIRST_MAX:
                 return data
-        else:
-            continue
+        if not part:
+            return data  # it has left
 
 
 def _without_password(words: list[bytes]) -> list[bytes]:
