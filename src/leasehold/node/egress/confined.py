@@ -91,10 +91,13 @@ class Confined:
             await self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    async def _accepts(self, socket: Path) -> bool:
+        return socket.exists()
+
     async def _there(self, socket: Path) -> bool:
         loop = asyncio.get_running_loop()
         until = loop.time() + _START_S
-        while not socket.exists():
+        while not await self._accepts(socket):
             if loop.time() > until or self._process is None or self._process.returncode is not None:
                 return False
             await asyncio.sleep(_POLL_S)

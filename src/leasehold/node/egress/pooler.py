@@ -5,6 +5,7 @@ Source: pgbouncer(5), "auth_type = any" and the forced user of a database.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,15 @@ class Pooler(Confined):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.socket = folder / f".s.PGSQL.{_PORT}"
+
+    async def _accepts(self, socket: Path) -> bool:
+        """pgbouncer's socket is there before it listens."""
+        try:
+            _, writer = await asyncio.open_unix_connection(socket)
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     async def log_in(
         self, destination: Destination, addresses: Sequence[str], username: str, password: Secret, trusted_ca: str

@@ -29,9 +29,12 @@ def main() -> None:
     """Serve until killed. ``socket``: where it listens; the rest is the protocol's own."""
     told: dict[str, Any] = json.loads(Path(sys.argv[1]).read_bytes())
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(told["socket"])
-    Path(told["socket"]).chmod(0o600)
+    # It gets its name when it listens: whoever finds the name may connect at once.
+    unfinished = Path(f"{told['socket']}.new")
+    listener.bind(str(unfinished))
+    unfinished.chmod(0o600)
     listener.listen(128)
+    unfinished.rename(told["socket"])
     context = _context(told) if "chain" in told else None
     places = threading.BoundedSemaphore(_CLIENTS_MAX)
     while True:
