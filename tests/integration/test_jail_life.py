@@ -75,7 +75,22 @@ def test_json_summary(jail: Jail) -> None:
 
 
 def test_options_reach_the_broker(jail: Jail) -> None:
-    options = ["--task", "why", "--class", "ci", "--grant", "a", "--grant", "b", "--ttl", "15m", "--profile", "aider"]
+    options = [
+        "--task",
+        "why",
+        "--class",
+        "ci",
+        "--grant",
+        "a",
+        "--grant",
+        "b",
+        "--expose",
+        "c",
+        "--ttl",
+        "15m",
+        "--profile",
+        "aider",
+    ]
     assert jail.run("true", options=options).returncode == 0
     (opened,) = jail.told("task.open")
     del opened["java"]
@@ -87,6 +102,7 @@ def test_options_reach_the_broker(jail: Jail) -> None:
         "workspace": str(jail.work),
         "ttl_s": 900,
         "grants": ["a", "b"],
+        "expose": ["c"],
         "config": str(jail.lh / "config.toml"),
         "mode": "relay",
     }
