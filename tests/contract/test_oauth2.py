@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from leasehold.broker.lease.machine import Revocability
 from leasehold.core.errors import ConfigError
 from leasehold.core.secret import Secret
 from servers.ca import TestCa
-from servers.oauth import LASTS_S, METHODS, OauthServer
+from servers.oauth import LASTS_S, METHODS, TOKEN_TYPE, OauthServer
 from servers.standin import ADDRESS
 
 TOKEN, REVOKE, INTROSPECT = "/oauth/token", "/oauth/revoke", "/oauth/introspect"
@@ -150,10 +150,52 @@ class TestOauth2(IssuerContract):
         raw = subject.issuer(subject.without(**about), subject.secret)
         run(raw.issue(desk.order()))
         assert subject.server.tokens[-1].about == about
-        for audience in ("plans", ["orders", "plans"]):
+        for audience in ("plans", ["orders", "plans"], {"of": "orders"}, [["orders"]], 5):
             subject.server.altered = {INTROSPECT: {"aud": audience}}
             assert "another audience" in fails(run, raw.issue(desk.order()), subject.secret).message
             assert subject.server.tokens[-1].revoked
+        nothing: object
+        for nothing in (None, []):
+            subject.server.altered = {INTROSPECT: {"aud": nothing}}
+            assert "does not say for whom" in fails(run, raw.issue(desk.order()), subject.secret).message
+            assert subject.server.tokens[-1].revoked
+
+    def test_who_asks_for_nobody_in_particular_is_told_of_nobody(
+        self, subject: OauthSubject, desk: Desk, run: Run
+    ) -> None:
+        """A server that says all the same for whom it is has not been asked otherwise."""
+        for audience in (None, "plans"):
+            subject.server.altered = {INTROSPECT: {"aud": audience}}
+            subject.attempt(desk.issue(desk.order()).material, subject.within[0])
+
+    @pytest.mark.parametrize(
+        ("altered", "said"),
+        [
+            ({TOKEN: {"scope": "orders:read orders:write users:admin"}}, "more than asked: users:admin"),
+            ({INTROSPECT: {"scope": "orders:read orders:write users:admin"}}, "more than asked: users:admin"),
+            ({TOKEN: {"expires_in": LASTS_S + 60}}, "expected 3600 at most"),
+            ({INTROSPECT: {"exp": 32_503_680_000}}, "expected 3600 at most"),
+            ({TOKEN: {"expires_in": None}}, "how long"),
+            ({TOKEN: {"token_type": "mac"}}, "not of the type Bearer"),
+            ({INTROSPECT: {"aud": None}}, "does not say for whom"),
+        ],
+    )
+    def test_a_check_compares_what_it_gets_as_an_order_does_and_leaves_nothing(
+        self, subject: OauthSubject, run: Run, altered: dict[str, Mapping[str, Any]], said: str
+    ) -> None:
+        raw = subject.issuer(subject.without(audience="orders"), subject.secret)
+        run(raw.check())
+        subject.server.altered = altered
+        assert said in fails(run, raw.check(), subject.secret).message
+        assert len(subject.server.tokens) == 2
+        assert subject.accounts() == set()
+
+    def test_a_check_regards_how_long_the_operator_says_that_tokens_last(self, subject: OauthSubject, run: Run) -> None:
+        short = subject.issuer(subject.without(token_lasts_s=LASTS_S // 2), subject.secret)
+        error = fails(run, short.check(), subject.secret)
+        assert (f"last {LASTS_S} s" in error.message, "token_lasts_s" in error.hint) == (True, True)
+        ends_by_itself = subject.issuer(subject.without("revoke_url", token_lasts_s=LASTS_S // 2), subject.secret)
+        run(ends_by_itself.check())  # there an order's own time is what counts, and no order is here
 
     def test_revoking_is_believed_only_when_read_back(self, subject: OauthSubject, desk: Desk, run: Run) -> None:
         order = desk.order()
@@ -251,6 +293,18 @@ class TestOauth2(IssuerContract):
             ),
         ):
             assert "invalid_grant" in fails(run, wrong.check(), subject.secret).message
+
+    @pytest.mark.parametrize("said", [None, "", "access_token", f"{TOKEN_TYPE}:refresh_token", f"{TOKEN_TYPE}:jwt", 5])
+    def test_what_is_not_said_to_be_an_access_token_is_taken_back(
+        self, subject: OauthSubject, desk: Desk, run: Run, said: object
+    ) -> None:
+        secret = subject.with_secret(subject_token=subject.server.subject_token)
+        raw = subject.issuer(subject.without(grant="token_exchange"), secret)
+        subject.server.altered = {TOKEN: {"issued_token_type": said}}
+        for call in (raw.issue(desk.order()), raw.check()):
+            assert "access token" in fails(run, call, secret).message
+        assert len(subject.server.tokens) == 2
+        assert subject.accounts() == set()
 
     def test_the_secret_goes_nowhere_but_to_the_server(self, subject: OauthSubject, desk: Desk) -> None:
         order = desk.order()

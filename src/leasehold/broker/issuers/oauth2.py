@@ -6,7 +6,9 @@ RFC 6749 (client credentials, refresh token), RFC 8693 (token exchange), RFC 700
 - What the answer does not say is not guessed, but for the scope: one that is left out is as asked (RFC 6749, 5.1). One
   that names no end would have none that is known, and one of another type than ``Bearer`` is of no use.
 - The server is asked what it thinks of the token, where it says that: what it says then counts too. An endpoint that
-  answers ``inactive`` to whatever it is asked would call each revocation done; so it has to say ``active`` first.
+  answers ``inactive`` to whatever it is asked would call each revocation done; so it has to say ``active`` first. One
+  that does not say for whom the token is, where that was asked, may have passed over it: that is no yes.
+- What comes from an exchange may be any token (RFC 8693, 2.2.1): only what is said to be an access token is one.
 - A server answers 200 to a revocation whether or not it did anything; and who reads a token without asking the server
   takes it until it is over. How a token lasts is the server's affair: it outlasts an order, and is taken back before.
 - A refresh token that comes with the answer would last longer than all of it. An issuer has nowhere to keep one, so a
@@ -36,6 +38,7 @@ LASTS_S = 3600
 LASTS_S_MAX = 86_400
 AUTHS = ("basic", "post")
 _TYPE = "urn:ietf:params:oauth:token-type:"
+_ACCESS_TOKEN = f"{_TYPE}access_token"
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 GRANTS: Mapping[str, tuple[str, ...]] = {
     "client_credentials": (),
@@ -64,6 +67,7 @@ _HINTS = {
     "unsupported_token_type": ("to revoke access tokens", "leave revoke_url out: they end by themselves only"),
 }
 """By the names that the RFCs give: what a server refuses, and where to look. Nothing else of its words is told."""
+_CLOCK_SLACK_S = 2.0
 _MANUAL = "docs/issuers/oauth2.md says what the server has to do"
 _DEFECT = "this is a defect in Leasehold; please report it"
 
@@ -104,10 +108,24 @@ class Oauth2Issuer:
         self.outlasts_s = float(server.lasts_s) if server.revoke_url else 0.0
 
     async def check(self) -> None:
-        """Gets a token with all scopes, and takes it back; where nothing does that, nobody has it."""
+        """Gets a token with all scopes, and takes it back; where nothing does that, nobody has it.
+
+        What is wider, or lasts longer, than an order's may be is an error here too, when it has been taken back.
+        """
         token, answer = await self._create(self.scope)
-        await self._described(token, answer, self.scope)
+        issued = await self._described(token, answer, self.scope)
         await self._end(token)
+        more = sorted(issued.scope - self.scope)
+        if more:
+            raise IssuerError(
+                f"the server gave more than asked: {', '.join(more)}", hint="look at what the client is granted there"
+            )
+        lasts_s = issued.expires - answer.date
+        if self._server.revoke_url and lasts_s > self._server.lasts_s + _CLOCK_SLACK_S:
+            raise IssuerError(
+                f"the server's tokens last {lasts_s:.0f} s, expected {self._server.lasts_s} at most",
+                hint="give the client shorter tokens there, or say in token_lasts_s how long they last",
+            )
 
     async def issue(self, order: Order) -> Issued:
         """A new one at each call."""
@@ -137,7 +155,7 @@ class Oauth2Issuer:
                 "grant_type": _EXCHANGE,
                 "subject_token": credentials["subject_token"],
                 "subject_token_type": f"{_TYPE}{self._server.subject_type}",
-                "requested_token_type": f"{_TYPE}access_token",
+                "requested_token_type": _ACCESS_TOKEN,
             }
         elif self._server.grant == "refresh_token":
             fields["refresh_token"] = credentials["refresh_token"]
@@ -156,6 +174,8 @@ class Oauth2Issuer:
                     "the server gave a new refresh token, which nothing could keep",
                     hint="have it give this client none, and let the stored one last (no rotation); get a new one",
                 )
+            if self._server.grant == "token_exchange" and answer.get("issued_token_type") != _ACCESS_TOKEN:
+                raise IssuerError("the server does not say that it gave an access token", hint=_MANUAL)
             scope, expires = _promised(answer, asked)
             if self._server.introspect_url:
                 scope, expires = await self._seen(token, scope, expires)
@@ -178,14 +198,23 @@ class Oauth2Issuer:
                 "what the server gave is not active by its introspection",
                 hint="may this client introspect its tokens there? its revocation could not be read back",
             )
-        ends, audience = seen.get("exp"), seen.get("aud")
+        ends = seen.get("exp")
         if ends is not None:
             expires = max(expires, _number(ends))
-        meant = {*self._server.about.values()}
-        for each in audience if isinstance(audience, list) else [audience]:
-            if each is not None and meant and each not in meant:
-                raise IssuerError("the token is for another audience than was asked", hint=_MANUAL)
+        if self._server.about:
+            self._check_audience(seen.get("aud"))
         return scope | _scopes(seen, scope), expires
+
+    def _check_audience(self, audience: object) -> None:
+        """For whom the token is, by introspection: somebody that was asked for, and nobody else."""
+        named = audience if isinstance(audience, list) else [audience]
+        if audience is None or not named:
+            raise IssuerError(
+                "introspection does not say for whom the token is",
+                hint="have the server tell its aud, or leave out what it does not regard: audience, resource",
+            )
+        if not all(isinstance(each, str) and each in self._server.about.values() for each in named):
+            raise IssuerError("the token is for another audience than was asked", hint=_MANUAL)
 
     async def _end(self, token: Secret) -> bool:
         if not self._server.revoke_url:
