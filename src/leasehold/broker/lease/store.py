@@ -98,14 +98,19 @@ class SqlLedger:
         if engine.dialect.name == "sqlite":
             self._writing = engine.execution_options(immediate=True)
             self._insert = sqlite.insert
+        intending = self._insert(LEASES)
+        same_key = {"index_elements": [LEASES.c.key], "index_where": IS_OPEN}
+        # Changes nothing, and so gives the row that is there, which cannot close before it is read.
+        intending = intending.on_conflict_do_update(**same_key, set_={"key": intending.excluded.key})
+        # Built once: that takes longer than SQLite takes to do it.
+        self._intending = intending.returning(*ENTRY)
+        there = update(LEASES).where(LEASES.c.id == bindparam("its_id"), LEASES.c.epoch == bindparam("its_epoch"))
+        self._changing = there.returning(LEASES.c.id)
+        self._hurrying = there.returning(LEASES.c.id, self._told())
 
     def intend(self, entry: Entry) -> Entry:
         """See :meth:`Ledger.intend`. ``LedgerError`` also when its id or name was used before, by whatever lease."""
-        same_key = {"index_elements": [LEASES.c.key], "index_where": IS_OPEN}
-        statement = self._insert(LEASES).values(_values(entry))
-        # Changes nothing, and so gives the row that is there, which cannot close before it is read.
-        statement = statement.on_conflict_do_update(**same_key, set_={"key": statement.excluded.key})
-        return self._write(lambda c: _entry(c.execute(statement.returning(*ENTRY)).one()))
+        return self._write(lambda c: _entry(c.execute(self._intending, _values(entry)).one()))
 
     def change(self, before: Entry, after: Entry) -> None:
         """See :meth:`Ledger.change`. Whoever has claimed it keeps it while it begins to end, and no longer."""
@@ -117,11 +122,10 @@ class SqlLedger:
             raise IllegalChange(f"{before.id} would become another lease")
         if not (after.state is State.REVOKING and before.state in (State.INTENDED, State.ACTIVE)):
             values |= {"worker": None, "claimed_until": None}
-        there = (LEASES.c.id == before.id, LEASES.c.epoch == before.epoch)
         # Others may sleep until the time that it was due before.
-        told = [self._told()] if after.closed is None and after.due < before.due else []
-        statement = update(LEASES).where(*there).values(values).returning(LEASES.c.id, *told)
-        if self._write(lambda c: c.execute(statement).first()) is None:
+        statement = self._hurrying if after.closed is None and after.due < before.due else self._changing
+        values |= {"its_id": before.id, "its_epoch": before.epoch}
+        if self._write(lambda c: c.execute(statement, values).first()) is None:
             raise StaleEntry(f"{before.id} is not as it was in epoch {before.epoch}")
 
     def claim(self, now: float, limit: int, worker: str, until: float) -> Sequence[Entry]:
