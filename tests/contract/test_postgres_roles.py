@@ -114,6 +114,31 @@ class TestOwned:
         run(maker.close())
 
 
+def test_where_the_role_cannot_be_ended_it_cannot_log_in_either(subject: DatabaseSubject, desk: Desk, run: Run) -> None:
+    """Somebody has put the issuer's role into the task's: the other way round is refused by the server then."""
+    order = desk.order()
+    material = desk.issue(order).material
+    subject.open(material).close()
+    subject.admin.execute(f"GRANT {ISSUER} TO {order.name}")
+    fails(run, desk.issuer.revoke(order.name), order.secret)
+    with pytest.raises(Refused):
+        subject.open(material)
+    subject.admin.execute(f"REVOKE {ISSUER} FROM {order.name}")
+    assert desk.revoke(order.name)
+    assert order.name not in subject.accounts()
+
+
+@pytest.mark.parametrize(("exposed", "iterations"), [(False, 1), (True, 4096)])
+def test_clients_that_nobody_knows_get_what_they_may_insist_on(
+    subject: DatabaseSubject, desk: Desk, exposed: bool, iterations: int
+) -> None:
+    """RFC 7677, section 4; elsewhere a password of that many random characters gains nothing by it."""
+    order = desk.order(exposed=exposed)
+    subject.open(desk.issue(order).material).close()
+    stored = subject.one("SELECT rolpassword FROM pg_authid WHERE rolname = %s", order.name)
+    assert str(stored).startswith(f"SCRAM-SHA-256${iterations}:")
+
+
 def test_a_password_that_a_task_gave_its_own_role_goes_too(subject: DatabaseSubject, desk: Desk) -> None:
     order = desk.order()
     issued = desk.issue(order)

@@ -71,7 +71,8 @@ class _Issuer:
         waiting = self._provider.meanwhile()
         if waiting is not None:
             await waiting
-        (self._provider.folder / order.name).write_text(json.dumps({"ordered": order.ordered, "expires": expires}))
+        written = {"ordered": order.ordered, "expires": expires, "exposed": order.exposed}
+        (self._provider.folder / order.name).write_text(json.dumps(written))
         material = {"username": Secret(order.name.encode()), "password": order.secret}
         kept = Secret(b"receipt") if self._provider.keeps else None
         return Issued(material=material, expires=expires, scope=order.scope, kept=kept)

@@ -20,7 +20,8 @@ class Order:
     ``name``: at the provider; ``[a-z0-9_]``, at most 32 bytes, begins with ``NAME_PREFIX``. ``secret``: the password or
     key, where the provider lets us choose it; 32 bytes of ``[A-Za-z0-9]``. ``expires``: Unix seconds; the provider must
     not let it last longer. ``scope``: what it may do, each a text of the issuer's own language. ``ordered``: Unix
-    seconds, for an issuer that has to say since when it holds; 0 where that is not known.
+    seconds, for an issuer that has to say since when it holds; 0 where that is not known. ``exposed``: whether any
+    client may come with it, and not only what stands between a compartment and the provider.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Order:
     expires: float
     scope: frozenset[str]
     ordered: float = 0.0
+    exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

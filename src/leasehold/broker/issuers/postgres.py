@@ -59,32 +59,32 @@ _OPTIONS = " ".join(
 _FIND = "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)"
 _OID = "SELECT oid FROM pg_roles WHERE rolname = %s"
 _ROLE = """
-SELECT oid, rolcanlogin AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls),
+SELECT rolcanlogin AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls),
        coalesce(extract(epoch FROM rolvaliduntil)::float8, 'infinity')
 FROM pg_roles WHERE rolname = %s"""
 # Everything whose access list names the role stands in pg_shdepend, whatever it is and in whatever database.
 _RIGHTS = """
 WITH acl AS MATERIALIZED (
   SELECT dbid, classid, objid, objsubid FROM pg_shdepend
-  WHERE refclassid = 'pg_authid'::regclass AND refobjid = %(oid)s AND deptype = 'a'
+  WHERE refclassid = 'pg_authid'::regclass AND refobjid = %(role)s::text::regrole AND deptype = 'a'
 ), here AS (
   SELECT * FROM acl WHERE objsubid = 0
     AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
 )
 SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, n.nspname, c.relname, a.privilege_type, a.is_grantable
 FROM here JOIN pg_class c ON here.classid = 'pg_class'::regclass AND c.oid = here.objid
-  JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a WHERE a.grantee = %(oid)s
+  JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a WHERE a.grantee = %(role)s::text::regrole
 UNION ALL
 SELECT 'SCHEMA', n.nspname, '', a.privilege_type, a.is_grantable
 FROM here JOIN pg_namespace n ON here.classid = 'pg_namespace'::regclass AND n.oid = here.objid,
-  aclexplode(n.nspacl) a WHERE a.grantee = %(oid)s
+  aclexplode(n.nspacl) a WHERE a.grantee = %(role)s::text::regrole
 UNION ALL
 SELECT 'DATABASE', '', d.datname, a.privilege_type, a.is_grantable
 FROM here JOIN pg_database d ON here.classid = 'pg_database'::regclass AND d.oid = here.objid,
-  aclexplode(d.datacl) a WHERE a.grantee = %(oid)s
+  aclexplode(d.datacl) a WHERE a.grantee = %(role)s::text::regrole
 UNION ALL
 SELECT 'ROLE', '', r.rolname, 'MEMBER', m.admin_option
-FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid WHERE m.member = %(oid)s
+FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid WHERE m.member = %(role)s::text::regrole
 UNION ALL
 SELECT upper(classid::regclass::text), '', objid::text, 'SOMETHING', false FROM acl
 WHERE (dbid, classid, objid, objsubid) NOT IN (
@@ -104,7 +104,7 @@ WHERE n.nspname = ANY(%(schemas)s) AND c.relkind = 'S'"""
 # By SET ROLE a member has what the roles above it are, attributes included.
 _REACHES = """
 SELECT rolname FROM pg_roles
-WHERE pg_has_role(%(oid)s, oid, 'MEMBER') AND oid <> %(oid)s
+WHERE pg_has_role(%(role)s, oid, 'MEMBER') AND rolname <> %(role)s
   AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls OR rolname = current_user
        OR (starts_with(rolname, 'pg_') AND NOT rolname = ANY(%(safe)s)))"""
 _MYSELF = """
@@ -114,10 +114,10 @@ FROM pg_roles WHERE rolname = current_user"""
 _STARTING = """
 SELECT l.pid FROM pg_locks l
 WHERE l.locktype = 'virtualxid' AND l.pid NOT IN (SELECT pid FROM pg_stat_activity WHERE pid IS NOT NULL)"""
-_TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = %s"
+_TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = %s::text::regrole"
 _ELSEWHERE = """
 SELECT DISTINCT d.datname FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid
-WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = %s AND d.datname <> current_database()"""
+WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = %s::text::regrole AND d.datname <> current_database()"""
 _LEFT = """
 SELECT (SELECT count(*) FROM pg_roles WHERE rolname = %s),
        (SELECT count(*) FROM pg_stat_activity a
@@ -206,7 +206,8 @@ class PostgresIssuer:
         wanted = self._wanted(order)
 
         async def work(connection: Connection) -> Issued:
-            async with AsyncExitStack() as turn, connection.transaction():
+            # What does not depend on an answer is sent without waiting for one.
+            async with AsyncExitStack() as turn, connection.pipeline(), connection.transaction():
                 return await self._issue(connection, order, wanted, turn)
 
         return await self._work(work)
@@ -301,29 +302,32 @@ class PostgresIssuer:
             surplus = issued.scope - order.scope
             if surplus:
                 raise IssuerError(f"a task's role would get more: {', '.join(sorted(surplus))}", hint=_MANUAL)
-            ((oid,),) = await _rows(connection, _OID, (order.name,))
             await connection.execute(_JOIN.format(sql.Identifier(order.name)))
-            await connection.execute(await self._disowning(connection, oid, order.name, drop=True))
+            await connection.execute(self._disowning(await _rights(connection, order.name), order.name, drop=True))
 
     async def _issue(
         self, connection: Connection, order: Order, wanted: dict[str, Grant], turn: AsyncExitStack
     ) -> Issued:
         """``turn`` ends after the transaction: two that change one access list at the same time disturb each other."""
-        verb = "ALTER" if await _rows(connection, _OID, (order.name,)) else "CREATE"
+        there = await connection.execute(_OID, (order.name,))
+        rights = await self._expected(connection, wanted)
+        verb = "ALTER" if await there.fetchall() else "CREATE"
         role = sql.SQL("{} ROLE {} LOGIN CONNECTION LIMIT {} PASSWORD {} VALID UNTIL {}").format(
             sql.SQL(verb),
             sql.Identifier(order.name),
             sql.Literal(self._connections),
-            sql.Literal(_verifier(order.secret)),
+            sql.Literal(_verifier(order)),
             sql.Literal(datetime.fromtimestamp(math.floor(order.expires), UTC).isoformat()),
         )
         await connection.execute(role)
-        rights = await self._expected(connection, wanted)
         granting = [*grants.granting(frozenset().union(*rights.values()), order.name)]
         if granting:
             await turn.enter_async_context(self._turn)
-            await connection.execute(_together(*granting))
-        ((oid, plain, expires),) = await _rows(connection, _ROLE, (order.name,))
+        for statement in granting:
+            await connection.execute(statement)
+        made = await connection.execute(_ROLE, (order.name,))
+        scope = await self._scope(connection, order.name, rights)
+        ((plain, expires),) = await made.fetchall()
         if not plain:
             raise IssuerError("the role has attributes that no lease gets", hint="who else uses this name?")
         return Issued(
@@ -333,7 +337,7 @@ class PostgresIssuer:
                 "database": Secret(self._server.database.encode()),
             },
             expires=float(expires),
-            scope=await self._scope(connection, oid, rights),
+            scope=scope,
         )
 
     async def _expected(self, connection: Connection, wanted: dict[str, Grant]) -> dict[str, frozenset[Right]]:
@@ -348,9 +352,9 @@ class PostgresIssuer:
                 raise IssuerError(f"there is nothing for which the issuer's role may grant {text}", hint=_MANUAL)
         return rights
 
-    async def _scope(self, connection: Connection, oid: int, rights: dict[str, frozenset[Right]]) -> frozenset[str]:
+    async def _scope(self, connection: Connection, name: str, rights: dict[str, frozenset[Right]]) -> frozenset[str]:
         """What the role has been granted: texts of the order, where it has all of one, and whatever is more."""
-        has = await _rights(connection, oid)
+        has = await _rights(connection, name)
         for text, expected in rights.items():
             if expected - has:
                 # A server only warns when it grants less than it was told to.
@@ -358,20 +362,16 @@ class PostgresIssuer:
         more = has.difference(*rights.values())
         found = []
         if any(right.kind == grants.Target.ROLE for right in has):
-            found = await _rows(connection, _REACHES, {"oid": oid, "safe": sorted(grants.SAFE_PREDEFINED)})
+            found = await _rows(connection, _REACHES, {"role": name, "safe": sorted(grants.SAFE_PREDEFINED)})
         above = {f"what {name} may, which is more than a task needs" for (name,) in found}
         return frozenset(rights) | {str(right) for right in more} | above
 
     async def _revoke(self, connection: Connection, name: str) -> None:
-        role = sql.Identifier(name)
-        for (oid,) in await _rows(connection, _OID, (name,)):
-            await connection.execute(_NO_LOGIN.format(role))
-            await connection.execute(_JOIN.format(role))
-            await self._end_sessions(connection, oid)
-            for (database,) in await _rows(connection, _ELSEWHERE, (oid,)):
+        if await self._shut_out(connection, name):
+            for database in await self._end_sessions(connection, name):
                 async with await self._connect(database) as there:
-                    await self._disown(there, oid, name)
-            await self._disown(connection, oid, name, drop=True)
+                    await self._disown(there, name)
+            await self._disown(connection, name, drop=True)
         ((there, sessions),) = await _rows(connection, _LEFT, (name,))
         if there or sessions:
             raise IssuerError(
@@ -379,33 +379,62 @@ class PostgresIssuer:
                 hint="as a superuser, end the sessions whose usesysid in pg_stat_activity is no role's oid",
             )
 
-    async def _end_sessions(self, connection: Connection, oid: int) -> None:
-        """Until there is none; sessions that were starting when the role lost its login are waited for, a moment."""
+    async def _shut_out(self, connection: Connection, name: str) -> bool:
+        """No more login, and the issuer's role in it, which may then end it; whether there is such a role."""
+        role = sql.Identifier(name)
+        no_login, join = _NO_LOGIN.format(role), _JOIN.format(role)
+        try:
+            await connection.execute(_together(no_login, join))
+        except psycopg.errors.UndefinedObject:
+            return False
+        except psycopg.Error:
+            # The first is to hold also where the second cannot.
+            await connection.execute(no_login)
+            raise
+        return True
+
+    async def _end_sessions(self, connection: Connection, name: str) -> Collection[str]:
+        """Until there is none; sessions that were starting when the role lost its login are waited for, a moment.
+
+        Returns the other databases in which there is something of the role's.
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
         starting: set[int] | None = None
         while True:
-            # In this order: one that is not starting any more when looked for is in the list that comes after.
-            now = {pid for (pid,) in await _rows(connection, _STARTING, ())}
+            async with connection.pipeline() as pipeline:
+                # In this order: one that is not starting any more when looked for is in the list that comes after,
+                # which a transaction would take only once.
+                before = await connection.execute(_STARTING)
+                await pipeline.sync()
+                ended = await connection.execute(_TERMINATE, (name,))
+                await pipeline.sync()
+                elsewhere = await connection.execute(_ELSEWHERE, (name,))
+                now = {pid for (pid,) in await before.fetchall()}
+                ((count,),) = await ended.fetchall()
+                databases = [database for (database,) in await elsewhere.fetchall()]
             starting = now if starting is None else starting & now
-            ((count,),) = await _rows(connection, _TERMINATE, (oid,))
             passed = loop.time() - began
             if not count and (not starting or passed > self._starting_s):
-                return
+                return databases
             if passed > self._sessions_end_s:
                 raise IssuerError(f"{count} sessions of the role do not end", hint="look at pg_stat_activity")
             await asyncio.sleep(_POLL_S)
 
-    async def _disown(self, connection: Connection, oid: int, name: str, *, drop: bool = False) -> None:
+    async def _disown(self, connection: Connection, name: str, *, drop: bool = False) -> None:
         """Take from the role, in one database, what it owns and was granted; then drop it. One transaction."""
-        steps = await self._disowning(connection, oid, name, drop=drop)
         async with self._turn:
-            await connection.execute(steps)
+            try:
+                await connection.execute(self._disowning(frozenset(), name, drop=drop))
+            except psycopg.errors.InsufficientPrivilege:
+                rights = await _rights(connection, name)
+                await connection.execute(self._disowning(rights, name, drop=drop))
 
-    async def _disowning(self, connection: Connection, oid: int, name: str, *, drop: bool) -> sql.Composed:
+    def _disowning(self, rights: Collection[Right], name: str, *, drop: bool) -> sql.Composed:
+        """``rights``: to be taken one by one before; dropping all at once asks for rights on columns, which sequences
+        have none of to give."""
         role = sql.Identifier(name)
-        # One by one: dropping all at once asks for rights on columns, which sequences have none of to give.
-        steps: list[sql.Composable] = [*grants.revoking(await _rights(connection, oid), name)]
+        steps: list[sql.Composable] = [*grants.revoking(rights, name)]
         if self._reassign_to:
             steps.append(sql.SQL("REASSIGN OWNED BY {} TO {}").format(role, sql.Identifier(self._reassign_to)))
         steps.append(sql.SQL("DROP OWNED BY {}").format(role))
@@ -419,8 +448,8 @@ def _together(*statements: sql.Composable) -> sql.Composed:
     return sql.SQL("; ").join(statements)
 
 
-async def _rights(connection: Connection, oid: int) -> set[Right]:
-    rows = await _rows(connection, _RIGHTS, {"oid": oid})
+async def _rights(connection: Connection, name: str) -> set[Right]:
+    rows = await _rows(connection, _RIGHTS, {"role": name})
     return {Right(kind=k, schema=s, name=n, privilege=p, grantable=g) for k, s, n, p, g in rows}
 
 
@@ -429,14 +458,19 @@ async def _rows(connection: Connection, query: str, parameters: Any) -> list[Tup
     return await cursor.fetchall()
 
 
-def _verifier(password: Secret) -> str:
-    """What the server keeps (RFC 5803): with it made here, the password is in no statement that could be logged."""
+def _verifier(order: Order) -> str:
+    """What the server keeps (RFC 5803): with it made here, the password is in no statement that could be logged.
+
+    A password of 190 random bits gains nothing from being derived slowly, which the server would do again for each
+    connection; but clients that we do not know may insist on what RFC 7677 recommends.
+    """
     salt = token_bytes(16)
-    salted = hashlib.pbkdf2_hmac("sha256", password.reveal(), salt, _ITERATIONS)
+    iterations = _ITERATIONS if order.exposed else 1
+    salted = hashlib.pbkdf2_hmac("sha256", order.secret.reveal(), salt, iterations)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server = hmac.digest(salted, b"Server Key", "sha256")
     salt64, stored64, server64 = (base64.b64encode(part).decode() for part in (salt, stored, server))
-    return f"SCRAM-SHA-256${_ITERATIONS}:{salt64}${stored64}:{server64}"
+    return f"SCRAM-SHA-256${iterations}:{salt64}${stored64}:{server64}"
 
 
 def _ours(name: str) -> None:

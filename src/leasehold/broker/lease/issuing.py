@@ -148,7 +148,7 @@ class Issuing:
             try:
                 if self._clocks.boot() - began > _BEGIN_S:
                     raise IssuerError(f"issuer({issuer.kind}) issue: the ledger took too long", hint="try again")
-                return await self._create(entry, issuer, recipe, expires)
+                return await self._create(entry, issuer, recipe, expires, exposed=bool(credential.expose))
             except BaseException:
                 await asyncio.shield(self._doubt(entry))
                 raise
@@ -179,7 +179,9 @@ class Issuing:
             due=now + _UNSURE_S,
         )
 
-    async def _create(self, entry: Entry, issuer: CheckedIssuer, recipe: _Recipe, expires: float) -> Live:
+    async def _create(
+        self, entry: Entry, issuer: CheckedIssuer, recipe: _Recipe, expires: float, *, exposed: bool
+    ) -> Live:
         order = Order(
             name=entry.name,
             secret=Secret(_random(string.ascii_letters + string.digits, _PASSWORD_CHARS).encode()),
@@ -187,6 +189,7 @@ class Issuing:
             expires=expires,
             scope=issuer.scope,
             ordered=entry.created,
+            exposed=exposed,
         )
         self._at("create-before")
         issued = await issuer.issue(order)

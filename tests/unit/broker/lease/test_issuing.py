@@ -98,10 +98,14 @@ def test_a_lease_is_in_the_ledger_and_at_the_provider_and_then_in_neither(broker
     assert len(broker.recorded()) == 2
 
 
-def test_an_order_says_since_when_and_until_when(broker: Broker) -> None:
-    live = broker.issue()
+@pytest.mark.parametrize("expose", [(), (("ORDERS_PASSWORD", "password"),)])
+def test_an_order_says_since_when_until_when_and_who_may_come(
+    broker: Broker, expose: tuple[tuple[str, str], ...]
+) -> None:
+    live = broker.issue(replace(ORDERS, expose=expose))
+    assert live.entry.created == NOW
     written = json.loads((broker.provider.folder / live.entry.name).read_text())
-    assert written == {"ordered": NOW, "expires": NOW + 900} == {"ordered": live.entry.created, "expires": NOW + 900}
+    assert written == {"ordered": NOW, "expires": NOW + 900, "exposed": bool(expose)}
 
 
 def test_no_name_and_no_password_is_used_twice(broker: Broker) -> None:
