@@ -47,6 +47,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
     **STORY,
     "mariadbd": ("mariadb-server", "mariadb-client"),
     "redis-server": ("redis-server", "redis-tools"),
+    "rabbitmq-server": ("rabbitmq-server",),
 }
 EXTRA: dict[str, dict[str, tuple[str, ...]]] = {
     "test": SERVERS,

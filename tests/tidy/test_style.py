@@ -20,6 +20,7 @@ REVEALS = {
     "src/leasehold/broker/issuers/oauth2.py": "the client's secret, to show; a token, to have it revoked",
     "src/leasehold/broker/issuers/oidc.py": "the provider's keys, to sign and to publish their public halves",
     "src/leasehold/broker/issuers/postgres.py": "a role's password, into its verifier; the issuer's own, to libpq",
+    "src/leasehold/broker/issuers/rabbitmq.py": "a user's password, into its digest; the issuer's own, to show",
     "src/leasehold/broker/issuers/redis.py": "a user's password, into its digest; the issuer's own, to the driver",
     "src/leasehold/broker/issuers/vault.py": "the issuer's token and a lease's, to show; what ends them",
     "src/leasehold/broker/issuers/ssh_ca.py": "the authority's key, to sign with it",

@@ -29,7 +29,7 @@ METHODS = (
 FETCH_METHODS = ("GET", "HEAD")
 PROTOCOLS = ("http", *STREAM_PORTS)
 ISSUERS = (
-    "static", "postgres", "mysql", "redis", "ssh-ca", "aws-sts", "oidc", "oauth2", "github-app",
+    "static", "postgres", "mysql", "redis", "rabbitmq", "ssh-ca", "aws-sts", "oidc", "oauth2", "github-app",
     "kubernetes", "vault",
 )  # fmt: skip
 """Those that come with Leasehold; others come with packages, and may make accounts of any kind."""

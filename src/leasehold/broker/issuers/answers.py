@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,8 @@ _NONSENSE = "the server answered with what is no answer to that"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """``fields``: the object in the body, empty when there is none. ``date``: the provider's clock, in Unix seconds.
+    """``fields``: the object in the body, empty when there is none; ``items``: what a list there holds, ``None`` when
+    there is none. ``date``: the provider's clock, in Unix seconds.
 
     What is to last until a certain time is reckoned by the clock that will end it, which may differ from ours.
     """
@@ -28,6 +29,7 @@ class Answer:
     status: int
     fields: Mapping[str, Any]
     date: float
+    items: Sequence[Any] | None = None
 
     def get(self, *keys: str) -> Any:
         """What stands at the end of that path of objects; ``None`` when there is nothing."""
@@ -42,6 +44,12 @@ class Answer:
         if not isinstance(found, str):
             raise nonsense()
         return found
+
+    def listed(self) -> Sequence[Mapping[str, Any]]:
+        """The objects of the list; ``IssuerError`` when there is none."""
+        if self.items is None or not all(isinstance(item, dict) for item in self.items):
+            raise nonsense()
+        return self.items
 
     def instant(self, *keys: str) -> float:
         """The time there, of RFC 3339, in Unix seconds; ``IssuerError`` when there is none."""
@@ -59,7 +67,8 @@ def read(status: int, data: bytes, date: str) -> Answer:
         found = json.loads(data) if data.strip() else {}
         at = parsedate_to_datetime(date).timestamp()
         if len(data) <= BYTES_MAX:
-            return Answer(status=status, fields=found if isinstance(found, dict) else {}, date=at)
+            items = found if isinstance(found, list) else None
+            return Answer(status=status, fields=found if isinstance(found, dict) else {}, date=at, items=items)
     raise nonsense()
 
 

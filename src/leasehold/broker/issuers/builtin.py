@@ -98,6 +98,21 @@ def _redis(parameters: Parameters, secret: Secret) -> Issuer:
     )
 
 
+def _rabbitmq(parameters: Parameters, secret: Secret) -> Issuer:
+    from leasehold.broker.issuers import rabbitmq, rabbitmq_grants
+    from leasehold.broker.issuers.rest import Rest
+
+    host, port, user, _ = parameters.text("server", lambda text: _url(text, ("https",), 15671, database=False))
+    allowed = _grants(parameters, lambda text: str(rabbitmq_grants.parse(text)))
+    return rabbitmq.RabbitmqIssuer(
+        Rest(f"https://{host}:{port}", parameters.text_or(SYSTEM_CA, "ca", _file), rabbitmq.HEADERS),
+        user,
+        secret,
+        allowed=[rabbitmq_grants.parse(text) for text in allowed],
+        connections=parameters.number("connections", _connections, 10),
+    )
+
+
 def _github_app(parameters: Parameters, secret: Secret) -> Issuer:
     from leasehold.broker.issuers import github_app
     from leasehold.broker.issuers.rest import Rest
@@ -222,6 +237,7 @@ BUILTIN: dict[str, Factory] = {
     "oidc": _oidc,
     "postgres": _postgres,
     "mysql": _mysql,
+    "rabbitmq": _rabbitmq,
     "redis": _redis,
     "ssh-ca": _ssh_ca,
     "vault": _vault,

@@ -16,6 +16,10 @@ from leasehold.broker.issuers.answers import BYTES_MAX, UNREACHABLE, Answer, rea
 from leasehold.core.errors import IssuerError
 
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+_IDEMPOTENT = ("GET", "PUT", "DELETE")
+"""What may be asked twice (RFC 9110, section 9.2.2)."""
+_HUNG_UP = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+"""What comes of a kept connection that the server was just closing, among other things."""
 
 
 class Rest:
@@ -40,25 +44,39 @@ class Rest:
     ) -> Answer:
         headers = {"authorization": authorization} if authorization else {}
         url = f"{self._server}{path}"
-        try:
-            if self._client is None:
-                context = ssl.create_default_context(cafile=self._ca)
-                self._client = httpx.AsyncClient(
-                    verify=context, trust_env=False, follow_redirects=False, timeout=_TIMEOUT, headers=self._headers
-                )
-            # Each request by itself: a cookie of one is of no concern to the next.
-            self._client.cookies.clear()
-            async with self._client.stream(method, url, headers=headers, json=body, data=form or None) as response:
-                data = b""
-                async for piece in response.aiter_bytes():
-                    data += piece
-                    if len(data) > BYTES_MAX:
-                        break
-                return read(response.status_code, data if heard else b"", response.headers.get("date", ""))
-        except (httpx.HTTPError, OSError):
-            failure = IssuerError(UNREACHABLE, hint="look at its address in the parameters, and at ca")
-        # Behind the except block: the request that the original holds has the secret in it.
-        raise failure
+        for again in (True, False) if method in _IDEMPOTENT else (False,):
+            try:
+                return await self._once(method, url, headers, body, form, heard=heard)
+            except (httpx.HTTPError, OSError) as e:
+                if not (again and isinstance(e, _HUNG_UP)):
+                    break
+        # Behind the except blocks: the request that the original holds has the secret in it.
+        raise IssuerError(UNREACHABLE, hint="look at its address in the parameters, and at ca")
+
+    async def _once(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: object,
+        form: Mapping[str, str],
+        *,
+        heard: bool,
+    ) -> Answer:
+        if self._client is None:
+            context = ssl.create_default_context(cafile=self._ca)
+            self._client = httpx.AsyncClient(
+                verify=context, trust_env=False, follow_redirects=False, timeout=_TIMEOUT, headers=self._headers
+            )
+        # Each request by itself: a cookie of one is of no concern to the next.
+        self._client.cookies.clear()
+        async with self._client.stream(method, url, headers=headers, json=body, data=form or None) as response:
+            data = b""
+            async for piece in response.aiter_bytes():
+                data += piece
+                if len(data) > BYTES_MAX:
+                    break
+            return read(response.status_code, data if heard else b"", response.headers.get("date", ""))
 
     async def close(self) -> None:
         """Close its connection; idempotent."""

@@ -89,7 +89,7 @@ def test_what_nobody_configures_is_never_imported(install: Install) -> None:
     assert "potter 1.2 cannot be loaded: SystemExit" in refused().message
 
 
-@pytest.mark.parametrize("kind", ["redis", "static", "oidc", "vault"])
+@pytest.mark.parametrize("kind", ["redis", "static", "oidc", "rabbitmq"])
 def test_none_stands_in_for_what_is_our_own(install: Install, kind: str) -> None:
     """Also not for one that this version has no code for."""
     install("raise SystemExit('imported')", kind)

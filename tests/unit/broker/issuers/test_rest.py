@@ -160,3 +160,54 @@ def test_a_form_is_posted_as_one_and_its_answer_is_heard_where_it_means_somethin
         await rest.close()
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("method", "times"), [("GET", 2), ("PUT", 2), ("DELETE", 2), ("POST", 1)])
+def test_what_may_be_asked_twice_is_asked_again_on_another_connection(method: str, times: int) -> None:
+    """The server may have been closing the one that was kept, when it was asked on it."""
+    tried = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        tried.append(request.method)
+        if len(tried) == 1:
+            raise httpx.ReadError("reset", request=request)
+        return httpx.Response(200, json=[{"name": "a"}], headers=DATE)
+
+    async def ask() -> Answer:
+        rest = Rest("https://api.example", "/nonexistent/ca.pem")
+        rest._client = httpx.AsyncClient(transport=httpx.MockTransport(respond))
+        return await rest.ask(method, "/a", authorization=SECRET)
+
+    if times == 1:
+        with pytest.raises(IssuerError):
+            asyncio.run(ask())
+    else:
+        assert asyncio.run(ask()).listed() == [{"name": "a"}]
+    assert tried == [method] * times
+
+
+def test_who_hangs_up_again_is_not_asked_for_ever() -> None:
+    tried = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        tried.append(request.method)
+        raise httpx.RemoteProtocolError("hung up", request=request)
+
+    async def ask() -> None:
+        rest = Rest("https://api.example", "/nonexistent/ca.pem")
+        rest._client = httpx.AsyncClient(transport=httpx.MockTransport(respond))
+        await rest.ask("GET", "/a", authorization=SECRET)
+
+    with pytest.raises(IssuerError) as caught:
+        asyncio.run(ask())
+    assert caught.value.__context__ is None
+    assert len(tried) == 2
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"5", b"null", b"[5]", b'[{}, "a"]'])
+def test_what_is_no_list_of_objects_is_not_taken_for_an_empty_one(body: bytes) -> None:
+    [answer] = asked(lambda _: httpx.Response(200, content=body, headers=DATE))
+    with pytest.raises(IssuerError):
+        answer.listed()
+    [answer] = asked(lambda _: httpx.Response(200, content=b"[]", headers=DATE))
+    assert answer.listed() == []
