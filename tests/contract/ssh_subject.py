@@ -82,8 +82,8 @@ class SshSubject:
         self.server = server
         self.secret = Secret(server.authority.read_bytes())
         self._folder = Path(tempfile.mkdtemp(prefix="lh-ssh-"))
-        self.within = (f"{account} true", "root true", f"-tt {account} test -t 0")
-        self.beyond = ("nobody true", f"-L0:127.0.0.1:1 -o ExitOnForwardFailure=yes {account} false")
+        self.within: Sequence[str] = (f"{account} true", "root true", f"-tt {account} test -t 0")
+        self.beyond: Sequence[str] = ("nobody true", f"-L0:127.0.0.1:1 -o ExitOnForwardFailure=yes {account} false")
         self.beyond_less = "root true"
         self._account = account
         self._open: list[LoginSession] = []

@@ -9,26 +9,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contract.subject import Subject
-from crash.worker import POINTS, TTL_S, broker
+from contract.subject import Refused, Subject
+from crash.worker import POINTS, broker
 from leasehold.broker.issuers.ports import NAME_PREFIX
-from leasehold.broker.lease.machine import OPEN
+from leasehold.broker.lease.machine import OPEN, State
 from leasehold.broker.lease.store import PostgresLedger, SqliteLedger
 from leasehold.core.secret import Secret
 
 _TESTS = Path(__file__).parents[1]
 _PATIENCE_S = 60.0
+_LATER_S = 86_400.0
+"""Longer than anything lasts that nobody takes back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One kill. ``alive``: accounts of the task at the provider after it; ``unknown``: of those the ledger has none
-    open; ``left``: accounts, and open entries, when the next broker has swept."""
+    """One kill. ``alive``: whether the provider has an account of the task's, or takes what it gave to the process that
+    was killed; ``unknown``: of that, what the ledger has no open entry for; ``left``: when the next broker has swept, a
+    day later, what is open in the ledger, what there is an account for, and what is taken though the ledger says that
+    it was revoked, or though it lasts until after that day. ``lapsed``: whether the ledger says that it expired, as it
+    says of what nobody can take back.
+    """
 
     kind: str
     ledger: str
@@ -36,6 +42,7 @@ class Case:
     alive: int
     unknown: int
     left: int
+    lapsed: bool
 
 
 def cases(kind: str, subject: Subject, ledger: str, points: tuple[str, ...] = POINTS) -> Iterator[Case]:
@@ -47,6 +54,7 @@ def cases(kind: str, subject: Subject, ledger: str, points: tuple[str, ...] = PO
 
 def _case(kind: str, subject: Subject, ledger: str, point: str, folder: str) -> Case:
     task = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz") for _ in range(6))
+    now = time.time()
     told = {
         "folder": folder,
         "ledger": ledger,
@@ -55,8 +63,36 @@ def _case(kind: str, subject: Subject, ledger: str, point: str, folder: str) -> 
         "secret": subject.secret.reveal().decode(),
         "point": point,
         "task": task,
-        "now": time.time(),
+        "now": now,
     }
+    given = _killed(told)
+    later = now + _LATER_S
+    books = PostgresLedger(Secret(ledger.encode())) if ledger else SqliteLedger(Path(folder))
+    try:
+        known = books.entries(task=task, states=OPEN)
+        alive = _alive(subject, task, given)
+        asyncio.run(_next_broker(told, later))
+        still_open = books.entries(task=task, states=OPEN)
+        [*closed] = books.entries(task=task, states=[State.REVOKED, State.EXPIRED])
+        left = len(_accounts(subject, task)) + len(still_open)
+        if not left and _takes(subject, given):
+            [entry] = closed
+            left += entry.state is State.REVOKED or given["expires"] > later
+    finally:
+        books.close()
+    return Case(
+        kind=kind,
+        ledger="postgresql" if ledger else "sqlite",
+        point=point,
+        alive=alive,
+        unknown=max(0, alive - len(known)),
+        left=left,
+        lapsed=any(entry.state is State.EXPIRED for entry in closed),
+    )
+
+
+def _killed(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the process had been given when it was killed; empty when that was nothing."""
     done = subprocess.run(
         [sys.executable, "-m", "crash.worker"],
         cwd=_TESTS,
@@ -67,30 +103,33 @@ def _case(kind: str, subject: Subject, ledger: str, point: str, folder: str) -> 
         check=False,
     )
     if done.returncode != -9:
-        raise RuntimeError(f"{kind} {point}: exit code {done.returncode}, not killed\n{done.stderr[-2000:]}")
-    ours = f"{NAME_PREFIX}{task}_"
-    alive = {name for name in subject.accounts() if name.startswith(ours)}
-    books = PostgresLedger(Secret(ledger.encode())) if ledger else SqliteLedger(Path(folder))
+        where = f"{told['kind']} {told['point']}"
+        raise RuntimeError(f"{where}: exit code {done.returncode}, not killed\n{done.stderr[-2000:]}")
+    found: Mapping[str, Any] = json.loads(done.stdout or "{}")
+    return found
+
+
+def _alive(subject: Subject, task: str, given: Mapping[str, Any]) -> int:
+    return len(_accounts(subject, task)) or int(_takes(subject, given))
+
+
+def _accounts(subject: Subject, task: str) -> list[str]:
+    return [name for name in subject.accounts() if name.startswith(f"{NAME_PREFIX}{task}_")]
+
+
+def _takes(subject: Subject, given: Mapping[str, Any]) -> bool:
+    if not given:
+        return False
+    material = {part: Secret(value.encode()) for part, value in given["material"].items()}
     try:
-        known = {entry.name for entry in books.entries(task=task, states=OPEN)}
-        asyncio.run(_next_broker(told))
-        left = [name for name in subject.accounts() if name.startswith(ours)]
-        still_open = books.entries(task=task, states=OPEN)
-    finally:
-        books.close()
-    return Case(
-        kind=kind,
-        ledger="postgresql" if ledger else "sqlite",
-        point=point,
-        alive=len(alive),
-        unknown=len(alive - known),
-        left=len(left) + len(still_open),
-    )
+        subject.attempt(material, subject.within[0])
+    except Refused:
+        return False
+    return True
 
 
-async def _next_broker(told: dict[str, Any]) -> None:
-    """What the broker that starts next does, an hour later: an intent is looked at when nobody can be at work on it."""
-    later = told["now"] + 4 * TTL_S
+async def _next_broker(told: dict[str, Any], later: float) -> None:
+    """What the broker that starts next does: an intent is looked at when nobody can be at work on it."""
     issuing = broker(told, owner="second", now=later)
     await issuing.take_over(later)
     while await issuing.sweep():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from collections import Counter
@@ -12,15 +13,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from contract.mysql_subject import MariaSubject  # noqa: E402  # the path above comes first
+from contract.aws_subject import AwsSubject  # noqa: E402  # the path above comes first
+from contract.mysql_subject import MariaSubject  # noqa: E402
+from contract.oauth_subject import OauthSubject  # noqa: E402
 from contract.postgres_subject import DatabaseSubject  # noqa: E402
+from contract.rabbitmq_subject import RabbitSubject  # noqa: E402
 from contract.redis_subject import RedisSubject  # noqa: E402
+from contract.ssh_subject import SshSubject  # noqa: E402
 from contract.subject import Subject  # noqa: E402
 from crash.matrix import Case, cases  # noqa: E402
 from crash.worker import POINTS  # noqa: E402
 from servers.mariadb import MariaServer  # noqa: E402
+from servers.moto import MotoServer  # noqa: E402
+from servers.oauth import OauthServer  # noqa: E402
 from servers.postgres import PostgresServer  # noqa: E402
+from servers.rabbitmq import RabbitServer  # noqa: E402
 from servers.redis import RedisServer  # noqa: E402
+from servers.sshd import SshServer  # noqa: E402
 
 Open = Callable[[ExitStack, PostgresServer], Subject]
 
@@ -47,16 +56,56 @@ def _redis(stack: ExitStack, _server: PostgresServer) -> Subject:
     return subject
 
 
-SUBJECTS: dict[str, Open] = {"postgres": _postgres, "mysql": _mysql, "redis": _redis}
+def _rabbitmq(stack: ExitStack, _server: PostgresServer) -> Subject:
+    server = RabbitServer()
+    stack.callback(server.close)
+    subject = RabbitSubject(server)
+    stack.callback(subject.close)
+    return subject
+
+
+def _ssh_ca(stack: ExitStack, _server: PostgresServer) -> Subject:
+    me = getpass.getuser()
+    server = SshServer({me: "deploy"})
+    stack.callback(server.close)
+    subject = SshSubject(server, me)
+    stack.callback(subject.close)
+    return subject
+
+
+def _aws_sts(stack: ExitStack, _server: PostgresServer) -> Subject:
+    server = MotoServer()
+    stack.callback(server.close)
+    return AwsSubject(server)
+
+
+def _oauth2(stack: ExitStack, _server: PostgresServer) -> Subject:
+    server = OauthServer()
+    stack.callback(server.close)
+    return OauthSubject(server)
+
+
+SUBJECTS: dict[str, Open] = {
+    "postgres": _postgres,
+    "mysql": _mysql,
+    "redis": _redis,
+    "rabbitmq": _rabbitmq,
+    "ssh-ca": _ssh_ca,
+    "aws-sts": _aws_sts,
+    "oauth2": _oauth2,
+}
+"""Those that have a real server here, or the nearest that there is: moto, and the server of Authlib's."""
 
 
 def main() -> int:
+    """All of it, or the kinds that are named."""
+    chosen = {kind: SUBJECTS[kind] for kind in sys.argv[1:] or SUBJECTS}
     found: list[Case] = []
     with ExitStack() as stack:
         server = PostgresServer()
         stack.callback(server.close)
         ledgers = ("", server.database("ledger"))
-        for kind, open_subject in SUBJECTS.items():
+        for kind, open_subject in chosen.items():
             subject = open_subject(stack, server)
             for ledger in ledgers:
                 print(f"crash: {kind}, ledger on {'PostgreSQL' if ledger else 'SQLite'}", flush=True)
@@ -68,7 +117,7 @@ def main() -> int:
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "crash.json").write_text(json.dumps(dict(sums), indent=2) + "\n")
     print(", ".join(f"{name.replace('_', ' ')}: {number}" for name, number in sums.items()))
-    expected = len(POINTS) * 2 * len(SUBJECTS)
+    expected = len(POINTS) * 2 * len(chosen)
     return 0 if sums["cases"] == expected and not (sums["unknown_alive"] or sums["alive_after_sweep"]) else 1
 
 
@@ -76,7 +125,8 @@ def told(found: Iterator[Case]) -> Iterator[Case]:
     """Pass them on, and print each as a line of the table."""
     print(f"  {'killed at':15} {'alive':>6} {'unknown':>8} {'after the sweep':>16}")
     for case in found:
-        print(f"  {case.point:15} {case.alive:6} {case.unknown:8} {case.left:16}", flush=True)
+        more = "  ends by itself only" if case.lapsed else ""
+        print(f"  {case.point:15} {case.alive:6} {case.unknown:8} {case.left:16}{more}", flush=True)
         yield case
 
 

@@ -1,6 +1,7 @@
 """One broker process that issues a lease and takes it back, and kills itself at a named point.
 
-Told on standard input, so that no secret stands in its arguments.
+Told on standard input, so that no secret stands in its arguments. What a provider has given is told on standard output
+before anything else happens to it: the worst that a process could do with it before it dies.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from leasehold.broker.audit.log import AuditLog
-from leasehold.broker.issuers.builtin import make
+from leasehold.broker.issuers import builtin
+from leasehold.broker.issuers.checked import CheckedIssuer
+from leasehold.broker.issuers.ports import Issued, Order
 from leasehold.broker.lease.issuing import Clocks, Issuing
 from leasehold.broker.lease.ports import Ledger
 from leasehold.broker.lease.sealing import Recipes
@@ -38,6 +42,20 @@ POINTS = (
 """Before and after each durable write and each call of the provider."""
 TTL_S = 900.0
 KEY = Secret(b"k" * 32)
+
+
+class Telling(CheckedIssuer):
+    """Says what it was given."""
+
+    async def issue(self, order: Order) -> Issued:
+        issued = await super().issue(order)
+        material = {part: value.reveal().decode() for part, value in issued.material.items()}
+        print(json.dumps({"material": material, "expires": issued.expires}), flush=True)
+        return issued
+
+
+def make(kind: str, parameters: Mapping[str, object], secret: Secret, **more: Any) -> CheckedIssuer:
+    return Telling(builtin.make(kind, parameters, secret, **more))
 
 
 def broker(told: dict[str, Any], *, owner: str, now: float, point: str = "") -> Issuing:
