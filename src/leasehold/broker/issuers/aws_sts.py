@@ -5,19 +5,23 @@ with assumed roles" (SourceIdentity).
 
 - A session may do what its role may *and* the session policy allows; the policy is always sent, so that no session is
   as wide as its role. AWS gives none for less than 15 minutes: a condition in the policy ends it when the lease does.
-- Nothing takes one session back. What can be cut is a role, for all sessions older than a moment, so a lease is never
-  called revoked; the broker stops signing with it, and nobody else has it.
+- Nothing takes one session back. What can be cut is a role, for all sessions older than a moment (IAM User Guide,
+  "Revoking IAM role temporary security credentials"), so a lease is never called revoked; the broker stops signing with
+  it, and nobody else has it. The moment is the one at which the lease's own session was made: no newer one is cut.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import ssl
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urlencode
+from typing import Final
+from urllib.parse import unquote, urlencode
 
 import httpx
 from botocore.auth import SigV4Auth
@@ -36,6 +40,11 @@ _ACTION = r"[a-z0-9-]{1,32}:[A-Za-z0-9]{1,64}\*?"
 _RESOURCE = r"arn:aws[a-z-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]*:[A-Za-z0-9._/@:+=,-]{1,256}\*?"
 _GRANT = re.compile(rf"({_ACTION}) on ({_RESOURCE})")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[A-Za-z0-9+=,.@_/-]{1,128}")
+_REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d")
+_ENDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")
+_CUT = "leasehold-cut"
+_CUT_MARGIN_S = 5
+_DATE = "%Y-%m-%dT%H:%M:%SZ"
 _SECONDS = 900
 _POLICY_MAX = 2048
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
@@ -43,12 +52,48 @@ _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """``server``: the URL of STS. ``role``: whose sessions are made."""
+    """``server``: the URL of STS. ``role``: whose sessions are made. ``iam``: the URL of IAM, when sessions are cut."""
 
     server: str
     region: str
     role: str
     ca: str
+    iam: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """A part of AWS with accounts of its own. ``iam_region``: which its one IAM is asked as."""
+
+    name: str
+    suffix: str
+    iam: str
+    iam_region: str
+
+
+_AWS: Final = Partition(name="aws", suffix="amazonaws.com", iam="https://iam.amazonaws.com", iam_region="us-east-1")
+_CN: Final = Partition(
+    name="aws-cn",
+    suffix="amazonaws.com.cn",
+    iam="https://iam.cn-north-1.amazonaws.com.cn",
+    iam_region="cn-north-1",
+)
+_GOV: Final = Partition(
+    name="aws-us-gov",
+    suffix="amazonaws.com",
+    iam="https://iam.us-gov.amazonaws.com",
+    iam_region="us-gov-west-1",
+)
+_PUBLIC = re.compile(r"(?:us|eu|ap|ca|sa|me|af|il|mx)-[a-z]+-\d")
+
+
+def partition(of: str) -> Partition | None:
+    """Where that region is; ``None`` when it is in none of the public ones."""
+    if of.startswith("cn-"):
+        return _CN
+    if of.startswith("us-gov-"):
+        return _GOV
+    return _AWS if _PUBLIC.fullmatch(of) else None
 
 
 class AwsStsIssuer:
@@ -86,7 +131,11 @@ class AwsStsIssuer:
                 "Policy": policy,
             }
         )
-        ends = datetime.fromisoformat(_field(said, "Expiration", r"[0-9T:.+-]{10,30}Z?")).timestamp()
+        ends = _instant(_field(said, "Expiration", _ENDS.pattern))
+        made = ends - _SECONDS
+        # A cut at a time to come would cut what nobody has made yet.
+        if not 0 <= made <= order.expires:
+            raise nonsense()
         if order.name not in _field(said, "Arn", r"arn:[ -;=-~]{1,300}").split("/"):
             raise nonsense()
         return Issued(
@@ -97,11 +146,17 @@ class AwsStsIssuer:
             },
             expires=min(ends, order.expires),
             scope=order.scope,
+            kept=Secret(str(int(made) + _CUT_MARGIN_S).encode()) if self._account.iam else None,
         )
 
     async def revoke(self, name: str, kept: Secret | None = None) -> bool:
-        """Nothing can be done about one session."""
+        """Nothing can be done about one session; all of the role that are no younger are cut, if that is configured.
+
+        Without ``kept`` a crash came before anybody had it. Called again, it finds the cut and makes none.
+        """
         _lawful(name)
+        if self._account.iam and kept is not None:
+            await self._cut(_moment(kept))
         return False
 
     async def find(self) -> Collection[str]:
@@ -113,15 +168,49 @@ class AwsStsIssuer:
             await self._client.aclose()
             self._client = None
 
+    async def _cut(self, moment: int) -> None:
+        """Never moved back: what an earlier cut has ended stays so."""
+        if await self._cut_at() >= moment:
+            return
+        await self._iam({"Action": "PutRolePolicy", "PolicyDocument": cut_policy(moment)})
+        if await self._cut_at() < moment:
+            raise IssuerError("the cut of the role is not seen yet", hint="IAM takes a while; it is tried again")
+
+    async def _cut_at(self) -> int:
+        """Before which moment sessions are cut; 0 when none are."""
+        status, said = await self._iam({"Action": "GetRolePolicy"})
+        if status == httpx.codes.NOT_FOUND:
+            return 0
+        text = unquote(html.unescape(_field(said, "PolicyDocument", "[^<>]{1,20000}")))
+        found = re.search(r'"aws:TokenIssueTime": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)"', text)
+        moment = int(_instant(found[1])) if found else 0
+        if json.dumps(_read(text)) != json.dumps(_read(cut_policy(moment))):
+            raise IssuerError(f"the role's policy {_CUT} is none of ours", hint="remove it from the role")
+        return moment
+
+    async def _iam(self, parameters: dict[str, str]) -> tuple[int, str]:
+        where = partition(self._account.region)
+        about = {"RoleName": self._account.role.rpartition("/")[2], "PolicyName": _CUT}
+        body = urlencode({"Version": "2010-05-08", **parameters, **about})
+        region = where.iam_region if where else self._account.region
+        missing = parameters["Action"] == "GetRolePolicy"
+        return await self._send(self._account.iam, "iam", region, body, missing=missing)
+
     async def _ask(self, parameters: dict[str, str]) -> str:
         body = urlencode({"Version": "2011-06-15", **parameters})
+        return (await self._send(self._account.server, "sts", self._account.region, body))[1]
+
+    async def _send(
+        self, server: str, service: str, region: str, body: str, *, missing: bool = False
+    ) -> tuple[int, str]:
+        """The status and the text of the answer. ``missing``: whether "not found" is one."""
         request = AWSRequest(
             method="POST",
-            url=f"{self._account.server}/",
+            url=f"{server}/",
             data=body,
             headers={"content-type": "application/x-www-form-urlencoded; charset=utf-8"},
         )
-        SigV4Auth(self._credentials(), "sts", self._account.region).add_auth(request)
+        SigV4Auth(self._credentials(), service, region).add_auth(request)
         try:
             if self._client is None:
                 context = ssl.create_default_context(cafile=self._account.ca)
@@ -137,10 +226,10 @@ class AwsStsIssuer:
                         raise nonsense()
                 status = answer.status_code
         except (httpx.HTTPError, OSError):
-            failure = IssuerError(UNREACHABLE, hint="look at the parameters server and ca")
+            failure = IssuerError(UNREACHABLE, hint="look at the parameters server, iam_server and ca")
         else:
-            if status == httpx.codes.OK:
-                return data.decode(errors="replace")
+            if status == httpx.codes.OK or (missing and status == httpx.codes.NOT_FOUND):
+                return status, data.decode(errors="replace")
             failure = IssuerError(
                 f"AWS refuses with status {status}", hint="look at the key, the role and its trust policy"
             )
@@ -150,8 +239,11 @@ class AwsStsIssuer:
     def _credentials(self) -> Credentials:
         try:
             fields = json.loads(self._secret.reveal())
-            return Credentials(fields["access_key_id"], fields["secret_access_key"], fields.get("session_token"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            key = [fields["access_key_id"], fields["secret_access_key"], fields.get("session_token", "")]
+            # What is no such text would go wrong in a header, and be told there.
+            if all(re.fullmatch(r"[!-~]*", part) for part in key):
+                return Credentials(key[0], key[1], key[2] or None)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass
         raise IssuerError(
             "the secret is refused: it is no JSON with access_key_id and secret_access_key", hint="store it like that"
@@ -164,12 +256,19 @@ def session_policy(scope: Collection[str], expires: float) -> str:
     for each in sorted(scope):
         action, resource = _parts(each)
         by_resource.setdefault(resource, []).append(action)
-    until = {"DateLessThan": {"aws:CurrentTime": datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}}
+    until = {"DateLessThan": {"aws:CurrentTime": _date(expires)}}
     statements: Sequence[object] = [
         {"Effect": "Allow", "Action": actions, "Resource": resource, "Condition": until}
         for resource, actions in by_resource.items()
     ]
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))
+
+
+def cut_policy(moment: int) -> str:
+    """What denies everything to sessions of a role that are older than that."""
+    older = {"DateLessThan": {"aws:TokenIssueTime": _date(moment)}}
+    statement = {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": older}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]}, separators=(",", ":"))
 
 
 def grant(text: str) -> str:
@@ -179,14 +278,18 @@ def grant(text: str) -> str:
     return text
 
 
-def role(text: str) -> str:
+def role(text: str, of: str) -> str:
+    """The ARN of a role where that region is."""
     if _ROLE.fullmatch(text) is None:
         raise Wrong("expected the ARN of a role, found something else", "arn:aws:iam::ACCOUNT:role/NAME")
+    where = partition(of)
+    if where and text.split(":")[1] != where.name:
+        raise Wrong(f"expected a role of the region's partition {where.name}, found another's", f"arn:{where.name}:…")
     return text
 
 
 def region(text: str) -> str:
-    if not re.fullmatch(r"[a-z]{2}(?:-[a-z]+)+-\d", text):
+    if not _REGION.fullmatch(text):
         raise Wrong("expected a region such as eu-central-1, found something else")
     return text
 
@@ -194,6 +297,31 @@ def region(text: str) -> str:
 def _parts(text: str) -> tuple[str, str]:
     action, _, resource = text.partition(" on ")
     return action, resource
+
+
+def _date(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime(_DATE)
+
+
+def _instant(text: str) -> float:
+    """Unix seconds; ``IssuerError`` for a day that there is not."""
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(text).timestamp()
+    raise nonsense()
+
+
+def _read(text: str) -> object:
+    with suppress(ValueError, RecursionError):
+        found: object = json.loads(text)
+        return found
+    return None
+
+
+def _moment(kept: Secret) -> int:
+    text = kept.reveal()
+    if not re.fullmatch(rb"\d{1,11}", text):
+        raise IssuerError("what was kept of it is no moment", hint="this is a defect in Leasehold; please report it")
+    return int(text)
 
 
 def _field(said: str, name: str, form: str) -> str:

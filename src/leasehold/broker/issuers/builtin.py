@@ -187,11 +187,18 @@ def _aws_sts(parameters: Parameters, secret: Secret) -> Issuer:
     from leasehold.broker.issuers import aws_sts
 
     region = parameters.text("region", aws_sts.region)
+    where = aws_sts.partition(region)
+    cut = parameters.flag("cut")
+    for key in ("server", "iam_server") if cut else ("server",):
+        if where is None and not parameters.has(key):
+            raise parameters.error(f"the key {key} is missing", f"region {region} is in no public partition of AWS")
+    iam = parameters.text_or(where.iam if where else "", "iam_server", _https) if cut else ""
     account = aws_sts.Account(
-        server=parameters.text_or(f"https://sts.{region}.amazonaws.com", "server", _https),
+        server=parameters.text_or(f"https://sts.{region}.{where.suffix}" if where else "", "server", _https),
         region=region,
-        role=parameters.text("assume", aws_sts.role),
+        role=parameters.text("assume", lambda text: aws_sts.role(text, region)),
         ca=parameters.text_or(SYSTEM_CA, "ca", _file),
+        iam=iam,
     )
     return aws_sts.AwsStsIssuer(account, secret, _grants(parameters, aws_sts.grant))
 
