@@ -1,4 +1,4 @@
-"""S3 from a compartment: an SDK signs with placeholders, and what arrives is signed with a session of the task."""
+"""S3, DynamoDB from a compartment: an SDK signs with placeholders, what arrives is signed with a session of the task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from servers.harness import Leasehold
-from servers.moto import BUCKET, HOST, REGION, MotoServer
+from servers.moto import BUCKET, HOST, REGION, TABLE, TABLES, MotoServer
 
 if TYPE_CHECKING:
     from servers.people import Person
@@ -37,6 +37,10 @@ def moto() -> Iterator[MotoServer]:
 
 def configuration(moto: MotoServer, folder: str) -> str:
     grants = [f"s3:{action} on arn:aws:s3:::{BUCKET}/*" for action in ("PutObject", "GetObject")]
+    tables = [
+        f"dynamodb:{action} on arn:aws:dynamodb:{REGION}:123456789012:table/{TABLE}"
+        for action in ("PutItem", "GetItem")
+    ]
     return f"""
 [credentials.builds]
 issuer = "aws-sts"
@@ -54,12 +58,28 @@ host = "{HOST}"
 port = {moto.port}
 methods = ["GET", "HEAD", "PUT", "POST"]
 inject = {{ aws = {{ service = "s3", region = "{REGION}" }} }}
+[credentials.jobs]
+issuer = "aws-sts"
+secret = "file:{folder}/builds.secret"
+server = "{moto.url}"
+region = "{REGION}"
+assume = "{moto.role}"
+ca = "{folder}/upstream-ca.pem"
+grants = {json.dumps(tables)}
+environment = "development"
+role = "execute"
+max_ttl = "15m"
+[[credentials.jobs.endpoints]]
+host = "{TABLES}"
+port = {moto.port}
+methods = ["POST"]
+inject = {{ aws = {{ service = "dynamodb", region = "{REGION}" }} }}
 """
 
 
 @pytest.fixture(scope="module")
 def lh(upstreams: Upstreams, moto: MotoServer, person: Person | None) -> Iterator[Leasehold]:
-    upstreams.beside[HOST] = moto.ca
+    upstreams.beside |= {HOST: moto.ca, TABLES: moto.ca}
     try:
         with Leasehold(upstreams, "api", person=person) as harness:
             folder = harness.config.parent
@@ -70,7 +90,7 @@ def lh(upstreams: Upstreams, moto: MotoServer, person: Person | None) -> Iterato
             harness.own(folder)
             yield harness
     finally:
-        del upstreams.beside[HOST]
+        del upstreams.beside[HOST], upstreams.beside[TABLES]
 
 
 def run(lh: Leasehold, moto: MotoServer, script: str) -> str:
@@ -118,6 +138,74 @@ def test_a_presigned_url_is_signed_anew(lh: Leasehold, moto: MotoServer) -> None
         "print(urllib.request.urlopen(url).read())",
     )
     assert said.strip() == "b'z'"
+
+
+_BARE = (
+    "import os\n"
+    "for name in list(os.environ):\n"
+    "    if name.startswith('AWS_') and name != 'AWS_CA_BUNDLE': del os.environ[name]\n"
+)
+"""What is left to an SDK in a process that somebody started without the environment."""
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("", "iam-role"),
+        ("os.environ['AWS_CONTAINER_CREDENTIALS_RELATIVE_URI'] = '/v2/credentials/leasehold'\n", "container-role"),
+        (
+            "os.environ['AWS_CONTAINER_CREDENTIALS_FULL_URI'] = 'http://169.254.170.2/v2/credentials/leasehold'\n",
+            "container-role",
+        ),
+    ],
+    ids=["instance", "container", "container by its whole address"],
+)
+def test_an_sdk_without_configuration_finds_a_placeholder(lh: Leasehold, moto: MotoServer, how: str, said: str) -> None:
+    found = run(
+        lh,
+        moto,
+        f"{_BARE}{how}session = boto3.Session(region_name='{REGION}'); given = session.get_credentials()\n"
+        f"c = session.client('s3', endpoint_url=sys.argv[1])\n"
+        f"c.put_object(Bucket='{BUCKET}', Key='bare', Body=b'b')\n"
+        "print(given.method, given.secret_key)",
+    )
+    assert found.split() == [said, "signed-outside-by-leasehold"]
+
+
+def test_the_metadata_services_tell_placeholders_and_nothing_else(lh: Leasehold) -> None:
+    curl = ("curl", "-sS", "-w", "%{http_code}")
+    instance = "http://169.254.169.254/latest"
+    with_token = ("-H", "x-aws-ec2-metadata-token: any")
+    asked = {
+        "token": (*curl, "-X", "PUT", "-H", "x-aws-ec2-metadata-token-ttl-seconds: 60", f"{instance}/api/token"),
+        "no token": (*curl, f"{instance}/meta-data/iam/security-credentials/"),
+        "role": (*curl, *with_token, f"{instance}/meta-data/iam/security-credentials/"),
+        "region": (*curl, *with_token, f"{instance}/meta-data/placement/region"),
+        "user data": (*curl, *with_token, f"{instance}/user-data"),
+        "another container": (*curl, "http://169.254.170.2/v2/credentials/other"),
+    }
+    done = {what: lh.run(*command) for what, command in asked.items()}
+    said = {what: each.stdout for what, each in done.items()}
+    assert said["token"] == "leasehold200"
+    assert said["no token"].endswith("401")
+    assert said["role"] == "leasehold200"
+    assert said["region"] == f"{REGION}200"
+    assert said["user data"].endswith("404")
+    assert said["another container"].endswith("404")
+    assert "denied" not in done["role"].stderr, "what was answered was not denied"
+    assert "denied" in done["user data"].stderr
+
+
+def test_another_service_is_signed_with_the_hash_of_the_body(lh: Leasehold, moto: MotoServer) -> None:
+    said = run(
+        lh,
+        moto,
+        f"c = boto3.client('dynamodb', endpoint_url='https://{TABLES}:{moto.port}')\n"
+        f"item = {{'id': {{'S': 'a'}}, 'text': {{'S': 'x' * 100_000}}}}; c.put_item(TableName='{TABLE}', Item=item)\n"
+        f"print(c.get_item(TableName='{TABLE}', Key={{'id': {{'S': 'a'}}}})['Item'] == item)\n"
+        f"try:\n    c.delete_table(TableName='{TABLE}')\nexcept Exception as e:\n    print(e)",
+    )
+    assert said.startswith("True\n") and "AccessDenied" in said
 
 
 def test_what_the_role_may_not_is_refused_by_aws(lh: Leasehold, moto: MotoServer) -> None:

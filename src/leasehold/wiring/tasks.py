@@ -23,6 +23,7 @@ from leasehold.broker.lease.service import Leases
 from leasehold.core.errors import AuditError, GrantRefused, LeaseholdError
 from leasehold.core.model import STREAM_PORTS, Credential, InjectAws, InjectBasic, Rule, TaskPlan
 from leasehold.core.secret import Secret
+from leasehold.node.egress import metadata
 from leasehold.node.egress.certificates import CompartmentCA
 from leasehold.node.egress.model import Denied, Leaf, Listen, Released, Upstream, upstreams
 from leasehold.node.egress.ports import Use
@@ -30,12 +31,14 @@ from leasehold.node.egress.replies import describe
 from leasehold.node.egress.scrub import secret_header_value
 from leasehold.node.egress.service import Egress
 from leasehold.node.egress.ssh_agent import Identity, SshAgent, host_key_blobs
+from leasehold.node.egress.usage import ANSWERED
 from leasehold.node.guard.canaries import new_canary
 from leasehold.wiring.resolver import resolve
 
 _REASONS = {
     "deny: rule": "no rule allows it",
     "deny: host": "this host may not be reached like this",
+    "deny: metadata": "no instance of AWS is there, only placeholders for SDKs",
     "deny: override": "a header changes the method or the path",
     "connection: unknown name": "not a known host: allow it under [hosts]",
     "closed": "the credential's time in the task was over (max_ttl), or the operator revoked it",
@@ -367,7 +370,7 @@ class Tasks:
             upstream = self._upstream(use)
             if upstream is not None and not use.reason:
                 task.used[upstream.credential or upstream.destination.host] += use.count
-            else:
+            elif use.reason != ANSWERED:
                 reason = _REASONS.get(use.reason) or _REASONS.get(use.reason.partition(":")[0], use.reason)
                 task.denied[(use.method, use.host, redact_target(use.target), reason)] += use.count
 
@@ -520,11 +523,11 @@ def _aws_variables(plan: TaskPlan) -> dict[str, str]:
     if not regions:
         return {}
     return {
-        "AWS_ACCESS_KEY_ID": "AKIALEASEHOLDOUTSIDE",
-        "AWS_SECRET_ACCESS_KEY": "signed-outside-by-leasehold",
+        "AWS_ACCESS_KEY_ID": metadata.ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": metadata.SECRET_KEY,
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": metadata.CONTAINER_PATH,
         "AWS_REGION": regions[0],
         "AWS_DEFAULT_REGION": regions[0],
-        "AWS_EC2_METADATA_DISABLED": "true",
         # A checksum that follows the body would be signed with it.
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
@@ -573,5 +576,7 @@ def _event(use: Use, upstream: Upstream | None) -> dict[str, Any]:
         if upstream.credential is None:
             return {"event": Event.HOST_USED, **allowed}
         return {"event": Event.CREDENTIAL_USED, "credential": upstream.credential, **allowed}
+    if use.reason == ANSWERED:
+        return {"event": Event.HOST_USED, "outcome": Outcome.ALLOWED, "task": use.task, **row}
     event = Event.REQUEST_DENIED if use.method else Event.CONNECTION_DENIED
     return {"event": event, "outcome": Outcome.DENIED, "task": use.task, "reason": use.reason, **row}

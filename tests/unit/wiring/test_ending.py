@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
-from leasehold.core.model import Rule
+from leasehold.core.model import InjectAws, Rule
 from leasehold.core.secret import Secret
 from leasehold.node.egress.model import Denied, Leaf, Listen, Released, Upstream, upstreams
 from leasehold.node.egress.ports import Use
@@ -19,6 +20,8 @@ from .parts import DOCS_HOST, FORGE_HOST, NPM_HOST, Envoy, credential, plan
 
 PORTS = {443: "https", 80: "http"}
 PLAIN = Rule(host="plain.example", port=80, scheme="http", inject=credential("plain", "x").endpoints[0].inject)
+
+S3 = Rule(host="builds.s3.example", inject=InjectAws(service="s3", region="eu-central-1"))
 
 
 class Authority:
@@ -50,7 +53,7 @@ class Compartment:
         self.egress = Egress(self.authority, self.authority, Path("unused"))
         self.envoy = Envoy(self.egress)
         rules = [(c.name, rule) for c in plan().credentials for rule in c.endpoints]
-        self.found = upstreams("one", [*rules, ("plain", PLAIN), (None, Rule(host=DOCS_HOST))])
+        self.found = upstreams("one", [*rules, ("plain", PLAIN), ("builds", S3), (None, Rule(host=DOCS_HOST))])
         self.names = {upstream.destination.host: upstream.name for upstream in self.found}
 
     async def __aenter__(self) -> Compartment:
@@ -133,6 +136,22 @@ def test_a_port_without_tls_is_one_chain() -> None:
             task.egress.end("one", "plain")
             await task.envoy.until(lambda: task.envoy.chains("one", 80) != before[1])
             assert task.envoy.chains("one") == before[0]
+
+    asyncio.run(scenario())
+
+
+def test_metadata_services_go_on_when_another_host_of_their_port_ends() -> None:
+    async def scenario() -> None:
+        async with Compartment() as task:
+
+            def table() -> RouteConfiguration:
+                return RouteConfiguration.FromString(task.envoy.resources[(ROUTE, "one/:80")].value)
+
+            await task.envoy.until(lambda: task.envoy.has(ROUTE, "one/:80"))
+            assert await task.use("plain.example") == 0
+            task.egress.end("one", "plain")
+            await task.envoy.until(lambda: "closed/" in str(table()))
+            assert "169.254.169.254" in [host.name for host in table().virtual_hosts]
 
     asyncio.run(scenario())
 

@@ -25,7 +25,7 @@ class Authority(Protocol):
 class Use:
     """Requests (or connections) that were alike in one batch of the access log.
 
-    ``upstream`` is empty for what was refused before a route allowed it, ``reason`` then says why. ``target`` is
+    ``upstream`` is empty for what went nowhere, ``reason`` then says why. ``target`` is
     the path as Envoy forwarded it, not yet redacted. Times are Unix seconds, sizes bytes.
     """
 

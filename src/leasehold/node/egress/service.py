@@ -204,7 +204,7 @@ class Egress:
         port = upstream.destination.port
         here = [u for u in compartment.upstreams.values() if u.destination == upstream.destination]
         if upstream.destination.scheme == "http":
-            here = [u for u in compartment.upstreams.values() if u.destination.port == port]
+            here = list(compartment.upstreams.values())
         return snapshot.routes(compartment.task, {port: upstream.destination.scheme}, here, compartment.states)
 
     async def _check(self, request: external_auth_pb2.CheckRequest, _context: Any) -> external_auth_pb2.CheckResponse:

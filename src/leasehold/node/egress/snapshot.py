@@ -20,9 +20,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 
 from leasehold.core.limits import LIMITS
-from leasehold.core.model import DEFAULT_METHODS, Rule
+from leasehold.core.model import DEFAULT_METHODS, InjectAws, Rule
 from leasehold.core.paths import to_regex
-from leasehold.node.egress import streams
+from leasehold.node.egress import metadata, streams
 from leasehold.node.egress.model import Destination, Leaf, Listen, State, Upstream
 from leasehold.node.egress.replies import denial_body, local_replies
 from leasehold.node.egress.shared import AUTHZ_TIMEOUT_S, access_log, ads, downstream_tls, grpc, pack, task_state
@@ -30,6 +30,7 @@ from leasehold.node.egress.xds import LISTENER, ROUTE, Key
 
 AUTHZ_FILTER = "leasehold.authz"
 STREAM_IDLE_S = 4000
+_METADATA_PORT = 80
 OVERRIDE_HEADERS = (
     "x-http-method-override",
     "x-http-method",
@@ -122,7 +123,7 @@ def cut(listeners: Mapping[Key, Any], over: Sequence[Upstream]) -> dict[Key, Any
 def routes(
     task: str, ports: Mapping[int, str], upstreams: Sequence[Upstream], states: Mapping[str, State]
 ) -> dict[Key, Any]:
-    """All route tables of a compartment. ``states``: upstream name to state."""
+    """The route tables of these ports. ``upstreams``: all of the compartment's; ``states``: upstream name to state."""
     found: dict[Key, Any] = {}
     for port, scheme in ports.items():
         here = [u for u in upstreams if (u.destination.scheme, u.destination.port) == (scheme, port)]
@@ -132,12 +133,20 @@ def routes(
         virtual_hosts = [_virtual_host(d, members, states) for d, members in hosts.items()]
         if scheme == "http":
             name = route_name(task, None, port)
+            if port == _METADATA_PORT:
+                virtual_hosts += _metadata(upstreams)
             found[(ROUTE, name)] = _table(name, [*virtual_hosts, _unknown_host("host-not-allowed", 403)])
             continue
         for destination, virtual_host in zip(hosts, virtual_hosts, strict=True):
             name = route_name(task, destination, port)
             found[(ROUTE, name)] = _table(name, [virtual_host, _unknown_host("misdirected-request", 421)])
     return found
+
+
+def _metadata(upstreams: Sequence[Upstream]) -> list[route_components_pb2.VirtualHost]:
+    """For SDKs of AWS; nothing where no credential is one of AWS."""
+    regions = [upstream.inject.region for upstream in upstreams if isinstance(upstream.inject, InjectAws)]
+    return metadata.virtual_hosts(regions[0], AUTHZ_FILTER) if regions else []
 
 
 def _table(name: str, virtual_hosts: Sequence[route_components_pb2.VirtualHost]) -> route_pb2.RouteConfiguration:

@@ -57,6 +57,8 @@ ATTEMPT = "~"
 REFUSED_SOCKET = "refused.sock"
 """How the name of a socket ends that says no."""
 _NONE = "-"
+ANSWERED = "answered by the proxy itself"
+"""The reason of what went nowhere, and was not denied either."""
 _SENT = ("via_upstream", "upstream_", "downstream_")
 
 
@@ -117,6 +119,8 @@ def _use(key: tuple[str, ...], samples: Sequence[tuple[float, int, int]]) -> Use
     if not is_request:
         # A connection that no filter chain took: a TLS name that is not allowed, or not TLS at all.
         reason = "connection: unknown name"
+    elif kind == "metadata":
+        reason = ANSWERED
     elif "UAEX" in flags:
         reason = "denied by policy"
     elif kind == "allow" and (cluster != _NONE or details.startswith(_SENT)):

@@ -10,7 +10,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.core.model import DEFAULT_METHODS, GitRule, Rule
+from leasehold.core.model import DEFAULT_METHODS, GitRule, InjectAws, Rule
 from leasehold.core.paths import matches
 from leasehold.node.egress.model import State, upstreams
 from leasehold.node.egress.snapshot import OVERRIDE_HEADERS, routes
@@ -282,3 +282,27 @@ def test_what_passes_is_what_some_rule_allows_by_that_rules_credential(
     allowing = [upstream.name for upstream in found for rule in upstream.rules if _lets_pass(rule, method, path)]
     assert answer.cluster == (allowing[0] if allowing else "")
     assert answer.code == ("" if allowing else "rule-not-allowed")
+
+
+_S3 = Rule(host="builds.s3.example", inject=InjectAws(service="s3", region="eu-central-1"))
+_METADATA = ("169.254.169.254", "169.254.170.2")
+
+
+def test_metadata_services_are_answered_for_tasks_with_a_credential_of_aws_and_dialled_for_none() -> None:
+    plain = Rule(host=DOCS, scheme="http", port=80)
+    without = _table(("forge", _WIDE), (None, plain), name=f"{TASK}/:80")
+    assert not {*_METADATA}.intersection(*(virtual_host.domains for virtual_host in without.virtual_hosts))
+    table = _table(("builds", _S3), (None, plain), name=f"{TASK}/:80")
+    answering = [host for host in table.virtual_hosts if host.name in _METADATA]
+    assert [list(host.domains) for host in answering] == [[name, f"{name}:80"] for name in _METADATA]
+    for route in (route for host in answering for route in host.routes):
+        assert route.WhichOneof("action") == "direct_response"
+    assert [host.routes[-1].direct_response.status for host in answering] == [401, 404]
+    assert {*table.virtual_hosts[-1].domains} == {"*"}
+
+
+def test_metadata_services_are_on_no_other_port() -> None:
+    for state in (State.PENDING, State.LIVE, State.CLOSED):
+        found = upstreams(TASK, [("builds", _S3), (None, Rule(host=DOCS, scheme="http", port=8080))])
+        tables = routes(TASK, {443: "https", 8080: "http"}, found, dict.fromkeys((u.name for u in found), state))
+        assert not [host for table in tables.values() for host in table.virtual_hosts if host.name in _METADATA]

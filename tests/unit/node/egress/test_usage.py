@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from leasehold.core.errors import AuditError
 from leasehold.node.egress.ports import Use
-from leasehold.node.egress.usage import FORMAT, UsageLog, merge
+from leasehold.node.egress.usage import ANSWERED, FORMAT, UsageLog, merge
 
 _CLUSTER = "t1/0/cred/api.test:443"
 
@@ -83,6 +83,13 @@ def test_alike_uses_are_one_with_a_count_and_each_is_counted() -> None:
 def test_what_did_not_reach_the_upstream_says_why(text: str, upstream: str, reason: str) -> None:
     (use,) = merge([text])
     assert (use.upstream, use.reason) == (upstream, reason)
+
+
+def test_what_the_proxy_answers_itself_is_counted_and_no_denial() -> None:
+    [use] = merge([line("metadata", "-", host="169.254.169.254", target="/latest/api/token")])
+    assert (use.upstream, use.reason, use.count) == ("", ANSWERED, 1)
+    [use] = merge([line("deny/metadata", "-", host="169.254.169.254", status="401")])
+    assert use.reason == "deny: metadata"
 
 
 def test_a_malformed_request_has_no_method_and_is_still_a_request() -> None:
