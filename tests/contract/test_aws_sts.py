@@ -12,6 +12,7 @@ from contract.clauses import IssuerContract, fails
 from contract.desk import Desk, Run
 from contract.subject import Refused
 from leasehold.broker.issuers.aws_sts import session_policy
+from leasehold.broker.issuers.checked import CheckedIssuer
 from leasehold.broker.lease.machine import Revocability
 from leasehold.core.secret import Secret
 from servers.moto import MotoServer
@@ -42,6 +43,21 @@ class TestAwsSts(IssuerContract):
         issued = desk.issue(desk.order())
         with pytest.raises(Refused):
             subject.attempt({**issued.material, "secret_access_key": Secret(b"x" * 40)}, subject.within[0])
+
+    def test_a_cut_is_in_the_role_and_never_called_revoked(self, subject: AwsSubject, desk: Desk, run: Run) -> None:
+        """moto looks at no condition: that younger sessions go on is not seen here."""
+        server = subject.server
+        cutting = {**subject.parameters(), "assume": server.cut, "cut": True, "iam_server": server.url}
+        issuer = CheckedIssuer(subject.issuer(cutting, subject.secret))
+        order = desk.order()
+        issued, other = run(issuer.issue(order)), desk.issue(desk.order())
+        subject.attempt(issued.material, subject.within[0])
+        for _ in range(2):
+            assert run(issuer.revoke(order.name, issued.kept)) is False
+        with pytest.raises(Refused):
+            subject.attempt(issued.material, subject.within[0])
+        subject.attempt(other.material, subject.within[0])
+        run(issuer.close())
 
 
 def test_the_session_policy_is_the_scope_and_ends_with_the_lease() -> None:

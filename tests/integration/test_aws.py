@@ -1,4 +1,4 @@
-"""S3, DynamoDB from a compartment: an SDK signs with placeholders, what arrives is signed with a session of the task."""
+"""S3 and DynamoDB from a compartment: an SDK signs with placeholders, what arrives is signed with a task's session."""
 
 from __future__ import annotations
 

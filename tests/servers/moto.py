@@ -1,4 +1,4 @@
-"""moto's server on loopback with TLS: STS, IAM and S3 as it understands them.
+"""moto's server on loopback with TLS: STS, IAM, S3 and DynamoDB as it understands them.
 
 It checks signatures (Version 4) and the policies of users and roles; not those of sessions, no conditions, no time.
 """
@@ -24,12 +24,17 @@ ADDRESS = "127.0.0.1"
 HOST = "s3.forge.test"
 REGION = "eu-central-1"
 BUCKET = "builds"
+TABLES = "dynamodb.forge.test"
+"""The host of another service, whose requests are signed with the hash of their bodies."""
+TABLE = "jobs"
 _ACCOUNT = "123456789012"
 _START_S = 60.0
 
 
 class MotoServer:
-    """``secret``: the issuer's, as JSON; ``role``: what it may assume."""
+    """``secret``: the issuer's, as JSON; ``role``: what it may assume; ``cut``: another such, to be cut: moto
+    looks at no condition, so a cut ends all of its sessions.
+    """
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="lh-moto-"))
@@ -38,8 +43,9 @@ class MotoServer:
         self.port = free_port(ADDRESS)
         self.url = f"https://{ADDRESS}:{self.port}"
         self.role = f"arn:aws:iam::{_ACCOUNT}:role/deployers"
+        self.cut = f"arn:aws:iam::{_ACCOUNT}:role/cut"
         self.secret = json.dumps({"access_key_id": "AKIATESTTESTTESTTEST", "secret_access_key": "not yet known"})
-        certificate, key = ca.leaf((ADDRESS, HOST))
+        certificate, key = ca.leaf((ADDRESS, HOST, TABLES))
         tls = ["-c", str(certificate), "-k", str(key)]
         try:
             self._child = Child(
@@ -70,11 +76,22 @@ class MotoServer:
         iam = self.client("iam")
         user = iam.create_user(UserName="issuer")["User"]["Arn"]
         trust = {"Principal": {"AWS": user}, "Action": ["sts:AssumeRole", "sts:SetSourceIdentity"]}
-        iam.create_role(RoleName="deployers", AssumeRolePolicyDocument=_policy(trust))
+        table = {"Action": ["dynamodb:PutItem", "dynamodb:GetItem"], "Resource": "*"}
         bucket = {"Action": "s3:*", "Resource": [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"]}
-        iam.put_role_policy(RoleName="deployers", PolicyName="bucket", PolicyDocument=_policy(bucket))
-        assume = {"Action": trust["Action"], "Resource": self.role}
+        for name in ("deployers", "cut"):
+            iam.create_role(RoleName=name, AssumeRolePolicyDocument=_policy(trust))
+            iam.put_role_policy(RoleName=name, PolicyName="bucket", PolicyDocument=_policy(bucket))
+            iam.put_role_policy(RoleName=name, PolicyName="table", PolicyDocument=_policy(table))
+        assume = {"Action": trust["Action"], "Resource": [self.role, self.cut]}
+        cut = {"Action": ["iam:GetRolePolicy", "iam:PutRolePolicy"], "Resource": "*"}
         iam.put_user_policy(UserName="issuer", PolicyName="assume", PolicyDocument=_policy(assume))
+        iam.put_user_policy(UserName="issuer", PolicyName="cut", PolicyDocument=_policy(cut))
+        self.client("dynamodb").create_table(
+            TableName=TABLE,
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
         self.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         key = iam.create_access_key(UserName="issuer")["AccessKey"]
         self.secret = json.dumps({"access_key_id": key["AccessKeyId"], "secret_access_key": key["SecretAccessKey"]})
