@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import socket
@@ -231,7 +232,7 @@ class Raw:
     """A server that keeps the bytes it gets and answers with them, as an error of S3's does."""
 
     def __init__(self, up: Upstreams) -> None:
-        self._context = up.ca.server_context((HOST,))
+        self._context = up.ca.server_context((HOST, TABLES))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.received: list[bytes] = []
@@ -329,3 +330,15 @@ def test_what_is_sent_of_the_session_does_not_come_back(raw: tuple[Leasehold, Ra
     assert token is not None and b"AWS4-HMAC-SHA256 Credential=ASIA" in sent and b"own" not in sent
     assert token[1].decode() not in done.stdout
     assert "x-amz-security-token: ****" in done.stdout
+
+
+def test_only_s3_leaves_the_body_unsigned(raw: tuple[Leasehold, Raw]) -> None:
+    lh, server = raw
+    for host, path in ((HOST, "/builds/signed"), (TABLES, "/signed")):
+        done = lh.run("curl", "-sS", "-X", "POST", "--data-binary", "text", f"https://{host}:{server.port}{path}")
+        assert done.stdout.startswith(f"POST {path} HTTP/1.1"), done.stdout + done.stderr
+    hashes = [re.search(rb"x-amz-content-sha256: (\S+)", data) for data in server.received]
+    assert [found and found[1].decode() for found in hashes] == [
+        "UNSIGNED-PAYLOAD",
+        hashlib.sha256(b"text").hexdigest(),
+    ]
