@@ -34,6 +34,7 @@ REPLY: dict[str, Any] = {
     "sockets": {},
     "streams": [],
     "exposed": {},
+    "exposed_files": {},
     "ssh": None,
     "ca_pem": "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n",
     "truststore_b64": "UEtDUzEy",

@@ -301,5 +301,12 @@ class TestExposed:
             assert not [name for name in orders.subject.accounts() if name.startswith("lh_")]
             events = [record["event"] for record in records(lh, task_of(done))]
             assert events.count("credential:exposed") == 1 and events.count("lease:revoked") == 2
-            plain = lh.run("sh", "-c", "echo [$TOOL_PASSWORD]")
+            in_file = 'expose = { TOOL_PASSWORD_FILE = "file:password" }\nmax_ttl'
+            lh.config.write_text(config.replace("max_ttl", in_file))
+            script = "stat -c '%a %n' $TOOL_PASSWORD_FILE; cat $TOOL_PASSWORD_FILE; echo; env"
+            done = lh.run("sh", "-c", script, options=["--expose", "orders"])
+            mode, path, password = done.stdout.split()[:3]
+            assert (mode, path) == ("400", "/run/leasehold/exposed/TOOL_PASSWORD_FILE")
+            assert len(password) >= 32 and done.stdout.count(password) == 1, "in the file, and in no variable"
+            plain = lh.run("sh", "-c", "echo [$TOOL_PASSWORD]; ls /run/leasehold/exposed")
             assert plain.stdout.strip() == "[]" and "entered the compartment: 0" in plain.stderr

@@ -290,8 +290,11 @@ def _folder(value: str) -> str:
 
 
 def _part(value: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
-        raise Wrong(f"expected a part such as username, password or token, found {value!a}", "the issuer's page says")
+    if not re.fullmatch(r"(?:file:)?[a-z][a-z0-9_]*", value):
+        raise Wrong(
+            f"expected a part such as username, password, token or file:token, found {value!a}",
+            "the issuer's page says",
+        )
     return value
 
 

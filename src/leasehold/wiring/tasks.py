@@ -33,6 +33,7 @@ from leasehold.node.egress.service import Egress
 from leasehold.node.egress.ssh_agent import Identity, SshAgent, host_key_blobs
 from leasehold.node.egress.usage import ANSWERED
 from leasehold.node.guard.canaries import new_canary
+from leasehold.node.sandbox.environment import EXPOSED
 from leasehold.wiring.resolver import resolve
 
 _REASONS = {
@@ -140,29 +141,36 @@ class Tasks:
             raise
         try:
             await self._start_agent(task)
-            exposed = await self._exposed(task)
+            variables, files = await self._exposed(task)
         except BaseException:
             await self.close(task, reason="did not start", exit_code=None)
             raise
         task.canaries = {p.variable: new_canary(p.prefix) for p in plan.placeholders}
         reply = self._reply(task, addresses, ports, authority, java)
-        return task, {**reply, "exposed": {**_aws_variables(task.plan), **exposed}, "ssh": self._ssh(task)}
+        exposed = {"exposed": {**_aws_variables(task.plan), **variables}, "exposed_files": files}
+        return task, {**reply, **exposed, "ssh": self._ssh(task)}
 
-    async def _exposed(self, task: Task) -> dict[str, str]:
-        """Variables with credentials of the task's own, which it was started to have."""
-        found: dict[str, str] = {}
+    async def _exposed(self, task: Task) -> tuple[dict[str, str], dict[str, str]]:
+        """Variables and files with credentials of the task's own, which it was started to have."""
+        variables: dict[str, str] = {}
+        files: dict[str, str] = {}
         for name in task.plan.exposed:
             credential = _credential(task, name)
             lease = await self._leases.expose(task.id, credential)
             if isinstance(lease, Refusal):
                 raise GrantRefused(lease.message, hint=lease.hint)
-            for variable, part in credential.expose:
+            for variable, where in credential.expose:
+                part = where.removeprefix("file:")
                 if part not in lease.material:
                     parts = ", ".join(sorted(lease.material))
                     raise GrantRefused(f"{name} has no part {part}", hint=f"expose one of {parts}")
-                found[variable] = lease.material[part].reveal().decode()
+                value = lease.material[part].reveal().decode()
+                variables[variable] = value
+                if where != part:
+                    variables[variable] = f"{EXPOSED}/{variable}"
+                    files[variables[variable]] = value
             task.exposed.append(name)
-        return found
+        return variables, files
 
     async def close(self, task: Task, *, reason: str, exit_code: int | None) -> dict[str, Any]:
         """Step 9: deny, cut, forget, reconcile, record. Returns the summary; safe to call once more."""

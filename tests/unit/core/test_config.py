@@ -535,6 +535,9 @@ def test_one_of_its_own_may_enter_a_compartment_where_the_operator_says_so(folde
     exposing = ORDERS.replace("max_ttl", 'expose = { PGPASSWORD = "password", PGUSER = "username" }\nmax_ttl')
     orders = read_operator(write(folder, HEAD + CREDENTIAL + ENDPOINT + exposing)).credentials[-1]
     assert orders.expose == (("PGPASSWORD", "password"), ("PGUSER", "username"))
+    exposing = ORDERS.replace("max_ttl", 'expose = { TOKEN_FILE = "file:token" }\nmax_ttl')
+    orders = read_operator(write(folder, HEAD + CREDENTIAL + ENDPOINT + exposing)).credentials[-1]
+    assert orders.expose == (("TOKEN_FILE", "file:token"),)
     assert all(key != "expose" for key, _ in orders.parameters)
 
 
@@ -544,6 +547,7 @@ def test_one_of_its_own_may_enter_a_compartment_where_the_operator_says_so(folde
         ('"staging"', '"production"', "nothing of production enters a compartment"),
         ("PGPASSWORD =", '"PG PASSWORD" =', "it is not the name of a variable"),
         ('"password"', '"Password"', "expected a part such as username"),
+        ('"password"', '"file:/etc/passwd"', "expected a part such as username"),
         ('"password"', "5", "expected a text, found a number"),
     ],
 )

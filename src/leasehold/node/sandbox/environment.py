@@ -32,6 +32,8 @@ _TRUSTING = (
     "CARGO_HTTP_CAINFO", "AWS_CA_BUNDLE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "NPM_CONFIG_CAFILE", "DENO_CERT",
 )  # fmt: skip
 SSH_AGENT = f"{INSIDE}/ssh-agent.sock"
+EXPOSED = f"{INSIDE}/exposed"
+"""The folder of what a task was started to have in files."""
 _TRUST = dict.fromkeys(_TRUSTING, CA_FILE)
 # Between an agent and its relay TLS only costs; where a client is told to ask for it, it gets it.
 _PLAIN = {"PGSSLMODE": "disable"}

@@ -78,7 +78,8 @@ class SandboxRequest:
     """What one compartment is to have. Paths are canonical. ``persist``: (folder of the host, path inside);
     ``files``: (path inside, content, writable) of the profile's. ``tools``: the operator's. ``hidden``: files of tool
     folders, shown empty. ``forbidden``: our own folders. ``control``: of a terminal of its own, else -1. ``ssh``: the
-    task's agent socket on the host, and the keys of its hosts."""
+    task's agent socket on the host, and the keys of its hosts. ``exposed``: (path inside, content) of what the task was
+    started to have."""
 
     workspace: str
     cwd: str
@@ -95,6 +96,7 @@ class SandboxRequest:
     control: int
     command: tuple[str, ...]
     ssh: tuple[str, bytes] | None = None
+    exposed: tuple[tuple[str, bytes], ...] = ()
 
 
 @record
@@ -288,6 +290,7 @@ def _ours(request: SandboxRequest, host: Host) -> list[Effect]:
             _file(_KNOWN_HOSTS, known_hosts),
             _file(SSH_CONFIG, _SSH_CONFIG.encode()),
         ]
+    effects += [_file(path, content, mode="0400") for path, content in request.exposed]
     git = "".join(f'\t{key} = "{value}"\n' for key, value in host.git_user if value)
     if git:
         effects.append(_file(f"{host.home}/.gitconfig", f"[user]\n{git}".encode(), mode="0600"))

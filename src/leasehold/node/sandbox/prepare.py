@@ -75,6 +75,7 @@ def prepare_request(
         control=control,
         command=tuple(command),
         ssh=(ssh["agent"], ssh["known_hosts"].encode()) if (ssh := reply["ssh"]) else None,
+        exposed=tuple((path, content.encode()) for path, content in reply["exposed_files"].items()),
     )
 
 
