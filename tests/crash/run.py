@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -103,6 +104,7 @@ _ANSWERS_MAX = 64
 
 def main() -> int:
     """All of it, or the kinds that are named."""
+    logging.disable()  # of servers in this process, which tell of each connection that is lost
     chosen = {kind: SUBJECTS[kind] for kind in sys.argv[1:] or SUBJECTS}
     found: list[Case] = []
     with ExitStack() as stack:

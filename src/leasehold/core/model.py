@@ -103,8 +103,8 @@ class Credential:
     """A definition in the operator's configuration. ``secret`` is a reference, never a value.
 
     ``parameters``: what else the issuer wants, as it stands in the file; the issuer reads it. ``expose``: variable to
-    the part of a credential of its own that a task may have in it, when it is started so; with ``file:`` before it, in a
-    file whose path the variable has.
+    the part of a credential of its own that a task may have in it, when it is started so; after ``file:``, in a file
+    whose path the variable has.
     """
 
     name: str
