@@ -235,8 +235,16 @@ class Raw:
         self._context = up.ca.server_context((HOST, TABLES))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self.received: list[bytes] = []
+        self._received: list[bytes] = []
+        self._answering: list[threading.Thread] = []
         threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def received(self) -> list[bytes]:
+        """All that came, also behind what was answered already; waits until who is connected has left."""
+        for thread in self._answering:
+            thread.join()
+        return self._received
 
     def close(self) -> None:
         self._listener.close()
@@ -247,7 +255,8 @@ class Raw:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+            self._answering.append(threading.Thread(target=self._answer, args=(client,), daemon=True))
+            self._answering[-1].start()
 
     def _answer(self, client: socket.socket) -> None:
         data = b""
@@ -261,7 +270,7 @@ class Raw:
             tls.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(data) + data)
             with contextlib.suppress(TimeoutError):
                 data += tls.recv(65536)
-        self.received.append(data)
+        self._received.append(data)
 
     def _body(self, data: bytes) -> bytes:
         return data.partition(b"\r\n\r\n")[2]
